@@ -1,0 +1,34 @@
+"""Who asks, for what, to do what: the words of a policy. Leaf module, no decisions here."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Action(Enum):
+    SEAL = "seal"
+    OPEN = "open"
+
+
+class Verdict(Enum):
+    REVEAL = "reveal"
+    MASK = "mask"
+    NULL = "null"
+    CIPHERTEXT = "ciphertext"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated identity. `kind` is "postgres", "s3", "mtls", "token" or "operator"."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What is protected. `kind` is "column" (name = domain id) or "bucket" (name = bucket/prefix)."""
+
+    kind: str
+    name: str
+    ring: str

@@ -1,0 +1,117 @@
+"""What is executed for one client statement: the contract between the rewriter and the session.
+
+Made once per distinct statement by `rewrite.py`, cached by `plancache.py`, executed by
+`session.py`. Computed from our own provenance only, never from the server's RowDescription.
+Values never live in a plan except as `Literal`s of a plan for one exact text.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from proxy.postgres.snapshot import ProtectedColumn
+
+
+class Use(Enum):
+    """What a client's value becomes on the server leg."""
+
+    PASS = "pass"  # forwarded as the client sent it
+    STORE = "store"  # sealed value, bytea
+    TAG = "tag"  # equality tag, bytea (16 bytes)
+    TAG_ARRAY = "tag_array"  # array of the declared type -> bytea[] of tags
+    STORE_ARRAY = "store_array"  # array of the declared type -> bytea[] of sealed values
+
+
+@dataclass(frozen=True, slots=True)
+class ParamTarget:
+    """One parameter on the server leg: which client parameter feeds it, and as what."""
+
+    client_index: int  # 0-based, into the client's parameter list
+    use: Use
+    column: ProtectedColumn | None = None  # None only with Use.PASS
+    server_oid: int = 0  # OID to declare in Parse; 0 = let the server infer (PASS only)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientParam:
+    """What ParameterDescription says of the client's parameter: 0 = take the server's answer
+    for `pass_target` (its 0-based index in the server's list)."""
+
+    oid: int
+    pass_target: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A literal of the client's text that becomes a sealed value or tag, spliced as
+    `'\\x..'::bytea`. `text` is the literal's value (quotes and escapes resolved), PostgreSQL text
+    input of the column's declared type, as UTF-8."""
+
+    column: ProtectedColumn
+    use: Use
+    text: bytes
+
+
+Segment = bytes | Literal
+
+
+class Effect(Enum):
+    """What the session must do after the statement succeeds."""
+
+    SCHEMA_CHANGED = "schema_changed"  # refresh the snapshot before the next plan
+    SETTINGS_CHANGED = "settings_changed"  # search_path and friends: re-read before the next plan
+    BEGIN = "begin"
+    END = "end"
+
+
+@dataclass(frozen=True)
+class StatementPlan:
+    """One statement of the client's text.
+
+    `segments` is the text for the server (for a forwarded one: exactly the client's bytes,
+    including the separator that follows it). `outputs` is None when no output column is
+    protected (rows are then forwarded untouched); else one entry per output column, None = pass.
+    `returns_rows` tells whether a RowDescription is to be expected (None: not known, forwarded).
+    """
+
+    segments: tuple[Segment, ...]
+    rewritten: bool
+    params: tuple[ParamTarget, ...] = ()
+    client_params: tuple[ClientParam, ...] = ()
+    outputs: tuple[ProtectedColumn | None, ...] | None = None
+    effects: frozenset[Effect] = frozenset()
+    command: str = ""  # for metrics and logs: "SELECT", "INSERT", ...
+    protected: frozenset[ProtectedColumn] = field(default_factory=frozenset)  # all columns used
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole client text: one statement (extended protocol) or several (simple Query)."""
+
+    statements: tuple[StatementPlan, ...]
+    snapshot_version: int
+
+    @property
+    def transparent(self) -> bool:
+        """Nothing protected is touched: the client's bytes are forwarded as they came."""
+        return not any(s.rewritten or s.outputs for s in self.statements)
+
+
+class Refusal(Exception):
+    """A statement that is refused: SQLSTATE, message, hint, 1-based character position or 0."""
+
+    def __init__(self, sqlstate: str, message: str, hint: str = "", position: int = 0) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.message = message
+        self.hint = hint
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True)
+class SessionContext:
+    """What changes the meaning of a text: part of the plan cache's key."""
+
+    database: str
+    user: str
+    search_path: tuple[str, ...] = ("$user", "public")
+    standard_conforming_strings: bool = True

@@ -1,0 +1,84 @@
+"""An immutable view of the server's schema, as far as names and types go. Pure; no I/O.
+
+The policy decides what is protected; this view is only checked against it, since the server is
+not trusted. `catalog.py` builds it; tests build it by hand.
+"""
+
+from dataclasses import dataclass, field
+
+# pg_type OIDs used all over (PostgreSQL, src/include/catalog/pg_type.dat)
+BOOL, BYTEA, INT8, INT2, INT4, TEXT, OID = 16, 17, 20, 21, 23, 25, 26
+FLOAT4, FLOAT8, UNKNOWN, BPCHAR, VARCHAR = 700, 701, 705, 1042, 1043
+DATE, TIMESTAMP, TIMESTAMPTZ, NUMERIC, UUID = 1082, 1114, 1184, 1700, 2950
+BYTEA_ARRAY = 1001
+
+
+@dataclass(frozen=True, slots=True)
+class SealedType:
+    """The declared type of a protected column: what clients see.
+
+    `typlen` and `typmod` are as in RowDescription; `name` is the canonical SQL spelling.
+    """
+
+    oid: int
+    typlen: int
+    typmod: int
+    name: str
+    array_oid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectedColumn:
+    """One protected column, from the policy file."""
+
+    schema: str
+    table: str
+    column: str
+    domain: str
+    type: SealedType
+    ring: str
+    equality: bool
+    transform_id: int = 0
+    pad_to_bytes: int = 0
+
+    @property
+    def index_column(self) -> str:
+        """Name of the generated column that carries the equality tag (layout G)."""
+        return f"{self.column}__bx"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    type_oid: int
+    typmod: int = -1
+    generated: bool = False
+    not_null: bool = False
+    has_default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """`kind` is pg_class.relkind: r, p, v, m, f. `definition`: a view's SELECT text."""
+
+    schema: str
+    name: str
+    kind: str
+    columns: tuple[Column, ...]
+    definition: str | None = None
+    parents: tuple[tuple[str, str], ...] = ()  # inheritance and partition parents (schema, name)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`version` rises with every refresh; plans name the version they were made under."""
+
+    version: int
+    database: str
+    relations: dict[tuple[str, str], Relation]
+    protected: dict[tuple[str, str, str], ProtectedColumn]
+    schemas: frozenset[str] = field(default_factory=frozenset)
+
+    def protected_columns(self, schema: str, table: str) -> dict[str, ProtectedColumn]:
+        """Protected columns of one relation by name; empty when none."""
+        return {c: p for (s, t, c), p in self.protected.items() if s == schema and t == table}
