@@ -1,0 +1,125 @@
+"""What does this column configuration give away, and has the operator accepted it?
+
+One finding per leak and column, in words that an operator can decide on. A finding with `refused`
+stops the start until its code stands in the column's `acknowledge` list. Pure; reads only
+`config.model.ColumnConfig`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.config.model import ColumnConfig
+
+EQUALITY = "equality"
+LOW_CARDINALITY = "equality-low-cardinality"
+SHARED_DOMAIN = "equality-shared-domain"
+LENGTH = "length"
+
+# Types whose values number at most a few tens of thousands, so that counting equal tags and a
+# little outside knowledge (a census, the table's purpose) give every value back.
+_FEW_VALUES = {"bool", "boolean", "int2", "smallint", "smallserial", '"char"', "date"}
+_ONE_CHARACTER = re.compile(r"(?:char|character|bpchar|varchar|character varying)\s*\(\s*1\s*\)")
+_ONE_CHARACTER_BARE = {"char", "character"}
+
+# Types whose every value has the same length in binary form: nothing to pad.
+_FIXED_LENGTH = {
+    "bool", "boolean", "int2", "smallint", "int4", "int", "integer", "int8", "bigint",
+    "float4", "real", "float8", "double precision", "date", "time", "time without time zone",
+    "timetz", "time with time zone", "timestamp", "timestamp without time zone", "timestamptz",
+    "timestamp with time zone", "interval", "uuid", '"char"',
+}  # fmt: skip
+
+# Everything else that a column may be declared as; a name in none of the sets is an enum or a
+# domain of the user's, of which only the server knows how many values it has.
+_OPEN_ENDED = {
+    "text", "varchar", "character varying", "char", "character", "bpchar", "name", "citext",
+    "bytea", "numeric", "decimal", "json", "jsonb", "xml", "inet", "cidr", "macaddr", "macaddr8",
+    "money", "bit", "bit varying", "varbit", "oid",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One leak of one column. `refused`: it needs `code` in the column's `acknowledge`."""
+
+    column: str
+    code: str
+    text: str
+    refused: bool = False
+
+
+def findings(columns: Sequence[ColumnConfig]) -> list[Finding]:
+    """Everything that the configured columns leak, in the order of the configuration."""
+    by_domain: dict[str, list[str]] = {}
+    for column in columns:
+        if column.equality and column.domain is not None:
+            by_domain.setdefault(column.domain, []).append(column.column)
+    found: list[Finding] = []
+    for column in columns:
+        found.extend(_of_column(column, by_domain))
+    return found
+
+
+def refusals(columns: Sequence[ColumnConfig]) -> list[Finding]:
+    """Only the findings that must be acknowledged and are not."""
+    return [finding for finding in findings(columns) if finding.refused]
+
+
+def _of_column(column: ColumnConfig, by_domain: dict[str, list[str]]) -> list[Finding]:
+    found: list[Finding] = []
+    name, declared = column.column, _normal(column.type)
+    is_array = declared.endswith("[]")
+    base = declared.split("(")[0].split("[")[0].strip()
+    if column.equality:
+        found.append(
+            Finding(
+                name,
+                EQUALITY,
+                "equality search: equal values carry equal tags, so whoever reads the stored "
+                "column learns which rows are equal and how often each value occurs",
+            )
+        )
+        if _has_few_values(declared, base):
+            found.append(
+                Finding(
+                    name,
+                    LOW_CARDINALITY,
+                    f"equality search on {declared}: the type has so few values (or only the "
+                    "server knows how many) that the frequency of the tags gives the values "
+                    f'themselves away; write acknowledge: ["{LOW_CARDINALITY}"] to accept it',
+                    refused=LOW_CARDINALITY not in column.acknowledge,
+                )
+            )
+        others = [other for other in by_domain.get(column.domain or "", []) if other != name]
+        if others:
+            found.append(
+                Finding(
+                    name,
+                    SHARED_DOMAIN,
+                    f"shares its domain with {', '.join(others)}: equal values can be seen across "
+                    "these columns, which is what joins on them need",
+                )
+            )
+    if not column.pad_to_bytes and (is_array or base not in _FIXED_LENGTH):
+        found.append(
+            Finding(
+                name,
+                LENGTH,
+                f"the length of every value ({declared}) can be read off its ciphertext; "
+                "pad_to_bytes hides it up to a multiple of that size",
+            )
+        )
+    return found
+
+
+def _has_few_values(declared: str, base: str) -> bool:
+    if base in _FEW_VALUES or declared in _ONE_CHARACTER_BARE:
+        return True
+    if _ONE_CHARACTER.fullmatch(declared) or re.fullmatch(r"bit(\s*\(\s*\d\s*\))?", declared):
+        return True
+    return base not in _OPEN_ENDED and base not in _FIXED_LENGTH
+
+
+def _normal(type_text: str) -> str:
+    return " ".join(type_text.lower().split())
