@@ -1,0 +1,76 @@
+"""What does the service ask of whatever holds the root key?
+
+Four things: wrap, unwrap, random, health. All are coroutines and none blocks the loop. Errors say
+what the caller can do about them (facts: return codes → action):
+
+* `IntegrityError` (proxy.errors): these bytes do not open under this root; not the device's fault.
+* `DeviceDown`: the token is away, hung or broken; the breaker counts it.
+* `CredentialRefused`: PIN or passphrase is wrong; latched, never tried again by itself, since a
+  retry loop would lock the partition.
+* `CapabilityMissing`: the token cannot do this, or may not with this key: a configuration error.
+* `Overloaded`: too many sessions or calls; try later.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from proxy.errors import KeyUnavailable
+from proxy.keys.record import Record, Subject
+from proxy.native import KeyHandle
+
+
+class DeviceDown(KeyUnavailable):
+    """The token or its module failed or did not answer in time."""
+
+
+class CredentialRefused(KeyUnavailable):
+    """The token or root file refused the PIN or passphrase; an operator must act."""
+
+
+class CapabilityMissing(KeyUnavailable):
+    """The token does not offer what is needed, or the key does not permit it."""
+
+
+class Overloaded(KeyUnavailable):
+    """No session or slot in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderHealth:
+    up: bool
+    detail: str  # for the operator; holds no secret
+
+
+class Provider(ABC):
+    """The holder of one root key."""
+
+    name: str  # "pkcs11" | "software": a label of metrics and logs
+
+    @property
+    @abstractmethod
+    def root_id(self) -> bytes:
+        """16 bytes that name the root key; known after `open`."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Ready to serve; raises one of the errors above."""
+
+    @abstractmethod
+    async def wrap(self, key: KeyHandle, subject: Subject, context: bytes) -> Record:
+        """`key` under the root. `context`: 32 bytes, see `record.context_hash`."""
+
+    @abstractmethod
+    async def unwrap(self, record: Record, context: bytes) -> KeyHandle:
+        """The key in the arena; the caller owns the handle and wipes it."""
+
+    @abstractmethod
+    async def random(self, n: int) -> bytes:
+        """`n` random bytes (1..1024) from the holder's own source; public use only."""
+
+    @abstractmethod
+    async def health(self) -> ProviderHealth:
+        """Uses the real key, so that an erased token is not reported as well."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Sessions closed, secrets wiped. Idempotent."""
