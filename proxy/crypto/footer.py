@@ -46,6 +46,11 @@ class Entry:
     length: int
     commitment: bytes = UNKNOWN_COMMITMENT
 
+    def admits(self, header: bytes) -> bool:
+        """Whether a stream with this 56-byte header may be this part: the attempt that counted,
+        where that is known."""
+        return self.commitment in (UNKNOWN_COMMITMENT, header[24:32])
+
 
 @dataclass(frozen=True, slots=True)
 class TailPrefix:
