@@ -1,1 +1,626 @@
 # cython: language_level=3
+# Message framing of one PostgreSQL connection, both directions (PostgreSQL documentation,
+# "Message Flow" and "Message Formats", protocol 3.0 and 3.2), after the startup packet.
+#
+# Theory. Each client message that the server answers has an entry in one FIFO, in the order sent.
+# The head of the FIFO says to which message an answer belongs, hence what to do with it: copy it
+# through, open its rows, or show it to Python. An error in the extended protocol makes the server
+# discard everything up to Sync (postgres.c, ignore_till_sync); the FIFO does the same. Messages
+# that need no Python are copied in runs; a buffer of nothing else is handed on as the very object
+# that came in. Names of statements and portals that need Python are in two dicts; a name in
+# neither cannot refer to anything protected.
+
+K_PARSE = 1
+K_BIND = 2
+K_DESCRIBE = 3
+K_EXECUTE = 4
+K_CLOSE = 5
+K_SYNC = 6
+K_QUERY = 7
+K_FUNCTION = 8
+K_STARTUP = 9
+K_POISON = 10  # a Bind that must fail: the client gets `cookie` (an ErrorResponse) in its place
+
+F_SWALLOW = 1  # ours: nothing of the answer goes to the client
+
+
+class WireError(Exception):
+    """Bytes that are not this protocol. `side` is "client" or "server"."""
+
+    def __init__(self, side, message):
+        super().__init__(message)
+        self.side = side
+
+
+cdef struct Expected:
+    uint8_t kind
+    uint8_t flags
+    PyObject* cookie
+    PyObject* rows
+
+
+cdef struct Stream:
+    Py_ssize_t pos  # next byte to look at
+    Py_ssize_t run  # first byte that is to be copied through and was not yet
+    Py_ssize_t held  # length of the message shown to Python, 0: none
+    Py_ssize_t skip  # bytes of a streamed message that are still to come
+    bint drop  # ... and are dropped
+
+
+cdef class Wire:
+    """Framing state of one session. Buffers handed in are kept until they are used up.
+
+    `client_feed`/`client_next` and `server_feed`/`server_next` walk the two directions. `*_next`
+    returns None when the buffer holds no further message that Python must see, else a tuple
+    (type, payload, cookie); the message is then held, and exactly one of `forward_*` or `drop_*`
+    follows. Output is collected with `to_server` and `to_client`.
+    """
+    cdef Expected* fifo
+    cdef Py_ssize_t head, count, capacity
+    cdef Stream c, s
+    cdef bytes cbuf, sbuf
+    cdef PgOut cout, sout
+    cdef object ident_c, ident_s
+    cdef Py_ssize_t limit
+    cdef dict statements, portals
+    cdef bint hands_off
+    cdef readonly bint server_skips
+    cdef readonly bint copy_in
+    cdef readonly bint draining
+    cdef readonly bint segment_open  # extended messages since the last Sync or Query
+    cdef public bint watch_ready  # show every ReadyForQuery to Python
+    cdef public bint discard
+    cdef public bint authenticating
+    cdef readonly bytes status
+
+    def __cinit__(self, Py_ssize_t limit, dict statements, dict portals, bint hands_off=False):
+        self.limit = limit
+        self.statements = statements
+        self.portals = portals
+        self.hands_off = hands_off
+        self.cbuf = b""
+        self.sbuf = b""
+        self.capacity = 16
+        self.fifo = <Expected*>malloc(16 * sizeof(Expected))
+        if self.fifo == NULL:
+            raise MemoryError()
+        self.authenticating = True
+        self.status = b"I"
+        self._push(9, 0, None, None)
+
+    def __dealloc__(self):
+        while self.count > 0:
+            self._pop()
+        free(self.fifo)
+        free(self.cout.p)
+        free(self.sout.p)
+
+    # ---- the FIFO of expected answers ----------------------------------------------------------
+    cdef int _push(self, uint8_t kind, uint8_t flags, object cookie, object rows) except -1:
+        cdef Expected* bigger
+        cdef Py_ssize_t i
+        cdef Expected e
+        if self.count == self.capacity:
+            bigger = <Expected*>malloc(2 * self.capacity * sizeof(Expected))
+            if bigger == NULL:
+                raise MemoryError()
+            for i in range(self.count):
+                bigger[i] = self.fifo[(self.head + i) & (self.capacity - 1)]
+            free(self.fifo)
+            self.fifo = bigger
+            self.capacity *= 2
+            self.head = 0
+        e.kind = kind
+        e.flags = flags
+        e.cookie = NULL
+        e.rows = NULL
+        if cookie is not None:
+            e.cookie = <PyObject*>cookie
+            Py_INCREF(cookie)
+        if rows is not None:
+            e.rows = <PyObject*>rows
+            Py_INCREF(rows)
+        self.fifo[(self.head + self.count) & (self.capacity - 1)] = e
+        self.count += 1
+        self.segment_open = kind <= 5 or kind == 10
+        return 0
+
+    cdef int _pop(self) except -1:
+        cdef Expected* e = &self.fifo[self.head]
+        cdef object dead
+        self.head = (self.head + 1) & (self.capacity - 1)
+        self.count -= 1
+        if e.cookie != NULL:
+            dead = <object>e.cookie
+            e.cookie = NULL
+            Py_DECREF(dead)
+        if e.rows != NULL:
+            dead = <object>e.rows
+            e.rows = NULL
+            Py_DECREF(dead)
+        return 0
+
+    cdef int _sent(self, uint8_t kind) except -1:
+        """A client message of this kind goes to the server untouched."""
+        if kind == 6:
+            if self.copy_in:
+                return 0  # ignored by the server until CopyDone or CopyFail
+            self.server_skips = False
+        elif self.server_skips:
+            return 0
+        return self._push(kind, 0, None, None)
+
+    def expect(self, int kind, int flags=0, cookie=None, rows=None):
+        """Registers a message that Python puts or forwards to the server.
+
+        Returns False when the server is known to discard it (it skips to Sync after an error).
+        """
+        if kind == 6:
+            self.server_skips = False
+        elif self.server_skips:
+            return False
+        self._push(kind, flags, cookie, rows)
+        return True
+
+    @property
+    def expected(self):
+        """Number of answers that are still to come."""
+        return self.count
+
+    def set_rows(self, rows):
+        """Row plan (or None) of the statement of a simple Query whose answer is being read."""
+        cdef Expected* e = &self.fifo[self.head]
+        cdef object dead
+        if self.count == 0 or e.kind != 7:
+            raise WireError("server", "no query is being answered")
+        if e.rows != NULL:
+            dead = <object>e.rows
+            e.rows = NULL
+            Py_DECREF(dead)
+        if rows is not None:
+            e.rows = <PyObject*>rows
+            Py_INCREF(rows)
+
+    def drain(self):
+        """The client has been told of an error that the server does not know: swallow all that
+        follows up to ReadyForQuery."""
+        self.draining = True
+
+    cdef list _fail_segment(self):
+        """The server discards everything up to Sync; cookies of what it discards."""
+        cdef list lost = []
+        cdef Expected* e
+        while self.count > 0:
+            e = &self.fifo[self.head]
+            if e.kind == 6:
+                return lost
+            if e.cookie != NULL:
+                lost.append(<object>e.cookie)
+            self._pop()
+        self.server_skips = True
+        return lost
+
+    # ---- output --------------------------------------------------------------------------------
+    cdef int _flush_c(self) except -1:
+        if self.c.pos > self.c.run:
+            pg_append(&self.cout, <const uint8_t*>PyBytes_AS_STRING(self.cbuf) + self.c.run,
+                      self.c.pos - self.c.run)
+        self.c.run = self.c.pos
+        return 0
+
+    cdef int _flush_s(self) except -1:
+        if self.s.pos > self.s.run:
+            pg_append(&self.sout, <const uint8_t*>PyBytes_AS_STRING(self.sbuf) + self.s.run,
+                      self.s.pos - self.s.run)
+        self.s.run = self.s.pos
+        return 0
+
+    def to_server(self):
+        """Bytes for the server."""
+        cdef bytes whole
+        if self.cout.n == 0:
+            if self.c.run == 0 and self.c.pos == PyBytes_GET_SIZE(self.cbuf):
+                whole = self.cbuf
+                self.cbuf = b""
+                self.c.pos = self.c.run = 0
+                return whole
+            if self.c.run == self.c.pos:
+                return b""
+        self._flush_c()
+        return pg_take(&self.cout)
+
+    def to_client(self):
+        """Bytes for the client."""
+        cdef bytes whole
+        if self.sout.n == 0:
+            if self.s.run == 0 and self.s.pos == PyBytes_GET_SIZE(self.sbuf):
+                whole = self.sbuf
+                self.sbuf = b""
+                self.s.pos = self.s.run = 0
+                return whole
+            if self.s.run == self.s.pos:
+                return b""
+        self._flush_s()
+        return pg_take(&self.sout)
+
+    def put_server(self, bytes message):
+        """Appends whole messages for the server, before a held client message."""
+        self._flush_c()
+        pg_append(&self.cout, <const uint8_t*>PyBytes_AS_STRING(message),
+                  PyBytes_GET_SIZE(message))
+
+    def put_client(self, bytes message):
+        """Appends whole messages for the client, before a held server message."""
+        self._flush_s()
+        pg_append(&self.sout, <const uint8_t*>PyBytes_AS_STRING(message),
+                  PyBytes_GET_SIZE(message))
+
+    def forward_client(self):
+        """The held client message goes to the server as it came (entry: `expect`)."""
+        self.c.pos += self.c.held
+        self.c.held = 0
+
+    def drop_client(self):
+        """The held client message is not forwarded."""
+        self._flush_c()
+        self.c.pos += self.c.held
+        self.c.run = self.c.pos
+        self.c.held = 0
+
+    def forward_server(self):
+        self.s.pos += self.s.held
+        self.s.held = 0
+
+    def drop_server(self):
+        self._flush_s()
+        self.s.pos += self.s.held
+        self.s.run = self.s.pos
+        self.s.held = 0
+
+    @property
+    def client_buffered(self):
+        """Bytes of the client that wait: an incomplete message, or a pause."""
+        return PyBytes_GET_SIZE(self.cbuf) - self.c.pos
+
+    @property
+    def server_buffered(self):
+        return PyBytes_GET_SIZE(self.sbuf) - self.s.pos
+
+    # ---- client direction ----------------------------------------------------------------------
+    def client_feed(self, bytes data):
+        if self.c.pos == PyBytes_GET_SIZE(self.cbuf) and self.c.run == self.c.pos:
+            self.cbuf = data
+        else:
+            self._flush_c()
+            self.cbuf = PyBytes_FromStringAndSize(
+                PyBytes_AS_STRING(self.cbuf) + self.c.pos,
+                PyBytes_GET_SIZE(self.cbuf) - self.c.pos) + data
+        self.c.pos = self.c.run = 0
+
+    cdef int _special(self, const uint8_t* p, Py_ssize_t n, uint8_t t) except -1:
+        """Whether a Bind, Describe, Execute or Close may name something protected."""
+        cdef const uint8_t* end
+        cdef const uint8_t* start = p
+        if not self.statements and not self.portals:
+            return 0
+        if t == 68 or t == 67:  # Describe, Close
+            if n < 2:
+                raise WireError("client", "message too short")
+            start = p + 1
+        end = <const uint8_t*>memchr(start, 0, n - (start - p))
+        if end == NULL:
+            raise WireError("client", "name without end")
+        if t == 68 or t == 67:
+            if p[0] == 83:
+                return PyBytes_FromStringAndSize(<char*>start, end - start) in self.statements
+            return PyBytes_FromStringAndSize(<char*>start, end - start) in self.portals
+        if PyBytes_FromStringAndSize(<char*>start, end - start) in self.portals:
+            return 1
+        if t == 66:
+            start = end + 1
+            end = <const uint8_t*>memchr(start, 0, n - (start - p))
+            if end == NULL:
+                raise WireError("client", "name without end")
+            return PyBytes_FromStringAndSize(<char*>start, end - start) in self.statements
+        return 0
+
+    def client_next(self):
+        """The next client message that Python must see, or None."""
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.cbuf)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(self.cbuf), total, part
+        cdef uint32_t length
+        cdef uint8_t t
+        cdef bint show
+        if self.c.held:
+            self.drop_client()
+        while True:
+            if self.c.skip > 0:
+                part = n - self.c.pos
+                if part > self.c.skip:
+                    part = self.c.skip
+                if self.c.drop:
+                    self._flush_c()
+                self.c.pos += part
+                self.c.skip -= part
+                if self.c.drop:
+                    self.c.run = self.c.pos
+                if self.c.skip > 0:
+                    return None
+            if n - self.c.pos < 5:
+                return None
+            t = p[self.c.pos]
+            length = pg_u32(p + self.c.pos + 1)
+            if length < 4 or length > 0x3FFFFFFF:
+                raise WireError("client", "invalid message length")
+            total = <Py_ssize_t>length + 1
+            if self.authenticating and t != 112 and t != 88:
+                if total - 1 > self.limit:
+                    raise WireError("client", "message too large")
+                return None  # kept until the server is ready
+            if t == 100 and not self.authenticating:  # CopyData, of any size
+                self.c.skip = total
+                self.c.drop = self.discard
+                continue
+            if total - 1 > self.limit:
+                raise WireError("client", "message too large")
+            if n - self.c.pos < total:
+                return None
+            show = False
+            if self.discard and t != 83 and t != 88:
+                self._flush_c()
+                self.c.pos += total
+                self.c.run = self.c.pos
+                if t == 99 or t == 102:
+                    self.copy_in = False
+                continue
+            if t == 66 or t == 69 or t == 68 or t == 67:  # Bind, Execute, Describe, Close
+                if self.hands_off or not self._special(p + self.c.pos + 5, total - 5, t):
+                    self._sent(2 if t == 66 else 4 if t == 69 else 3 if t == 68 else 5)
+                else:
+                    show = True
+            elif t == 83:  # Sync
+                self.discard = False
+                self._sent(6)
+            elif t == 72:  # Flush
+                pass
+            elif t == 99 or t == 102:  # CopyDone, CopyFail
+                self.copy_in = False
+            elif self.hands_off and t == 80:  # Parse
+                self._sent(1)
+            elif self.hands_off and t == 81:  # Query
+                self._sent(7)
+            elif t == 70 and not self.server_skips:  # FunctionCall
+                self._sent(8)
+            else:
+                show = True
+            if show:
+                self.c.held = total
+                return (t, PyBytes_FromStringAndSize(<char*>p + self.c.pos + 5, total - 5), None)
+            self.c.pos += total
+
+    # ---- server direction ----------------------------------------------------------------------
+    def server_feed(self, bytes data):
+        if self.s.pos == PyBytes_GET_SIZE(self.sbuf) and self.s.run == self.s.pos:
+            self.sbuf = data
+        else:
+            self._flush_s()
+            self.sbuf = PyBytes_FromStringAndSize(
+                PyBytes_AS_STRING(self.sbuf) + self.s.pos,
+                PyBytes_GET_SIZE(self.sbuf) - self.s.pos) + data
+        self.s.pos = self.s.run = 0
+
+    cdef int _skip_message(self, Py_ssize_t total) except -1:
+        """Drops a whole server message that is in the buffer."""
+        self._flush_s()
+        self.s.pos += total
+        self.s.run = self.s.pos
+        return 0
+
+    def server_next(self):
+        """The next server message that Python must see, or None.
+
+        A row that does not open is shown as type 33 ('!') with the exception as payload; the row
+        is not consumed: `server_next` tries it again, unless `drain` was called before.
+        """
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.sbuf)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(self.sbuf), total, part
+        cdef uint32_t length
+        cdef uint8_t t, kind, flags
+        cdef Expected* e
+        cdef object cookie
+        cdef bytes body
+        cdef bint hide
+        if self.s.held:
+            self.drop_server()
+        while True:
+            if self.s.skip > 0:
+                part = n - self.s.pos
+                if part > self.s.skip:
+                    part = self.s.skip
+                if self.s.drop:
+                    self._flush_s()
+                self.s.pos += part
+                self.s.skip -= part
+                if self.s.drop:
+                    self.s.run = self.s.pos
+                if self.s.skip > 0:
+                    return None
+            if n - self.s.pos < 5:
+                return None
+            t = p[self.s.pos]
+            length = pg_u32(p + self.s.pos + 1)
+            if length < 4 or length > 0x3FFFFFFF:
+                raise WireError("server", "invalid message length")
+            total = <Py_ssize_t>length + 1
+            kind = 0
+            flags = 0
+            cookie = None
+            e = &self.fifo[self.head]
+            if self.count > 0:
+                kind = e.kind
+                flags = e.flags
+            hide = self.draining or (flags & 1)
+            if t == 68 or t == 100:  # DataRow, CopyData
+                if kind != 4 and kind != 7:
+                    raise WireError("server", "row without a statement")
+                if t == 100 or hide or e.rows == NULL:
+                    if not (t == 68 and (flags & 1) and not self.draining):
+                        self.s.skip = total
+                        self.s.drop = hide
+                        continue
+                if total - 1 > self.limit:
+                    raise WireError("server", "message too large")
+                if n - self.s.pos < total:
+                    return None
+                if flags & 1:
+                    return self._show(total)
+                self._flush_s()
+                try:
+                    (<RowPlan>e.rows).open_row(p + self.s.pos + 5, total - 5, &self.sout)
+                except Exception as error:
+                    return (33, error, (<object>e.cookie if e.cookie != NULL else None,
+                                        <object>e.rows))
+                self.s.pos += total
+                self.s.run = self.s.pos
+                continue
+            if total - 1 > self.limit:
+                raise WireError("server", "message too large")
+            if n - self.s.pos < total:
+                return None
+            if t == 67 or t == 73 or t == 115:  # CommandComplete, EmptyQuery, PortalSuspended
+                if kind == 4:
+                    if e.cookie != NULL and not self.draining:
+                        cookie = <object>e.cookie
+                    self._pop()
+                elif kind == 7 and t != 115:
+                    if e.cookie != NULL and not self.draining:
+                        cookie = <object>e.cookie
+                else:
+                    raise WireError("server", "completion without a statement")
+            elif t == 90:  # ReadyForQuery
+                if total != 6 or (kind != 6 and kind != 7 and kind != 8 and kind != 9):
+                    raise WireError("server", "unexpected ReadyForQuery")
+                if e.cookie != NULL:
+                    cookie = <object>e.cookie
+                self._pop()
+                self.status = PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, 1)
+                self.draining = False
+                self.copy_in = False
+                hide = flags & 1
+                if kind == 9:
+                    self.authenticating = False
+                    cookie = True
+                elif self.watch_ready and cookie is None:
+                    cookie = True
+            elif t == 49:  # ParseComplete
+                if kind != 1:
+                    raise WireError("server", "unexpected ParseComplete")
+                if e.cookie != NULL:
+                    cookie = <object>e.cookie
+                self._pop()
+            elif t == 50:  # BindComplete
+                if kind != 2:
+                    raise WireError("server", "unexpected BindComplete")
+                if e.cookie != NULL:
+                    cookie = <object>e.cookie
+                self._pop()
+            elif t == 51:  # CloseComplete
+                if kind != 5:
+                    raise WireError("server", "unexpected CloseComplete")
+                if e.cookie != NULL:
+                    cookie = <object>e.cookie
+                self._pop()
+            elif t == 84 or t == 110 or t == 116:  # RowDescription, NoData, ParameterDescription
+                if kind != 3 and (t != 84 or kind != 7):
+                    raise WireError("server", "unexpected description")
+                if e.cookie != NULL and not hide:
+                    cookie = <object>e.cookie
+                if t != 116 and kind == 3:
+                    self._pop()
+                if cookie is not None:
+                    self.s.held = total
+                    return (t, PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, total - 5),
+                            cookie)
+            elif t == 69:  # ErrorResponse
+                body = PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, total - 5)
+                if kind == 10:
+                    cookie = <object>e.cookie
+                    self._skip_message(total)
+                    if not self.draining:
+                        self.put_client(cookie)
+                    return (t, body, self._fail_segment())
+                if 1 <= kind <= 5:
+                    self.s.held = total
+                    if hide:
+                        self.drop_server()
+                    else:
+                        self.forward_server()
+                    cookie = self._fail_segment()
+                    if cookie:
+                        return (t, body, cookie)
+                    continue
+                if kind == 9:
+                    return self._show(total)
+                if kind != 0 and e.cookie != NULL:
+                    cookie = [<object>e.cookie]
+                if hide:
+                    self._skip_message(total)
+                else:
+                    self.s.pos += total
+                self.copy_in = False
+                if cookie is not None or kind == 0:
+                    return (t, body, cookie)
+                continue
+            elif t == 78 or t == 65:  # NoticeResponse, NotificationResponse
+                self.s.pos += total
+                continue
+            elif t == 83:  # ParameterStatus
+                body = PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, total - 5)
+                self.s.pos += total
+                return (t, body, None)
+            elif t == 71:  # CopyInResponse
+                if kind != 4 and kind != 7:
+                    raise WireError("server", "copy without a statement")
+                self._enter_copy_in()
+            elif t == 72 or t == 99:  # CopyOutResponse, CopyDone
+                if kind != 4 and kind != 7:
+                    raise WireError("server", "copy without a statement")
+            elif t == 86:  # FunctionCallResponse
+                if kind != 8:
+                    raise WireError("server", "unexpected FunctionCallResponse")
+            elif kind == 9 and (t == 82 or t == 75 or t == 118):
+                return self._show(total)  # Authentication*, BackendKeyData, NegotiateProtocol
+            else:
+                raise WireError("server", "unexpected message")
+            body = b""
+            if cookie is not None:
+                body = PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, total - 5)
+            if hide:
+                self._skip_message(total)
+            else:
+                self.s.pos += total
+            if cookie is not None:
+                return (t, body, cookie)
+
+    cdef tuple _show(self, Py_ssize_t total):
+        cdef Expected* e = &self.fifo[self.head]
+        self.s.held = total
+        return (<uint8_t>PyBytes_AS_STRING(self.sbuf)[self.s.pos],
+                PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.sbuf) + self.s.pos + 5, total - 5),
+                <object>e.cookie if e.cookie != NULL else None)
+
+    cdef int _enter_copy_in(self) except -1:
+        """Sync that the server reads before CopyDone is ignored by it (protocol-flow, "COPY
+        Operations"): libpq sends one with the Execute and another behind CopyDone."""
+        cdef Py_ssize_t i, kept
+        if self.fifo[self.head].kind == 7:
+            return 0
+        self.copy_in = True
+        while self.count > 1 and self.fifo[(self.head + 1) & (self.capacity - 1)].kind == 6:
+            # remove the entry behind the head: move the head up by one
+            if self.fifo[(self.head + 1) & (self.capacity - 1)].cookie != NULL:
+                return 0
+            self.fifo[(self.head + 1) & (self.capacity - 1)] = self.fifo[self.head]
+            self.head = (self.head + 1) & (self.capacity - 1)
+            self.count -= 1
+        return 0

@@ -1,0 +1,113 @@
+"""Run-time settings of a session that change the meaning of texts and the form of values. Pure.
+
+The server reports some by ParameterStatus; the others (search_path, bytea_output,
+extra_float_digits, current role) are asked for with `QUERY` whenever a statement may have changed
+them, before the next plan is made, and at the end of a transaction that changed them.
+"""
+
+import codecs
+
+from proxy.postgres.messages import Malformed
+
+QUERY = (
+    b"SELECT pg_catalog.concat_ws(pg_catalog.chr(10), CURRENT_USER,"
+    b" pg_catalog.current_setting('extra_float_digits'),"
+    b" pg_catalog.current_setting('bytea_output'),"
+    b" pg_catalog.current_setting('search_path'))"
+)
+
+# PostgreSQL encoding -> Python codec, for encodings in which no ASCII byte is part of a longer
+# character (server-safe ones; PostgreSQL documentation, "Character Set Support").
+_CODECS = {
+    "UTF8": "utf-8",
+    "SQL_ASCII": "utf-8",
+    "LATIN1": "iso8859-1",
+    "LATIN2": "iso8859-2",
+    "LATIN9": "iso8859-15",
+    "WIN1250": "cp1250",
+    "WIN1251": "cp1251",
+    "WIN1252": "cp1252",
+    "KOI8R": "koi8-r",
+    "EUC_JP": "euc-jp",
+    "EUC_KR": "euc-kr",
+}
+
+
+class Settings:
+    def __init__(self, startup: dict[str, str]) -> None:
+        self.reported: dict[str, str] = {}
+        self.user = startup["user"]
+        self.search_path: tuple[str, ...] = ("$user", "public")
+        self.extra_float_digits = 1
+        self.bytea_output = "hex"
+        self.known = False  # the unreported ones were read and nothing changed them since
+        self.changed_in_transaction = False
+
+    def report(self, payload: bytes) -> None:
+        """ParameterStatus."""
+        words = payload.split(b"\0")
+        if len(words) != 3:
+            raise Malformed("ParameterStatus")
+        self.reported[words[0].decode("latin-1")] = words[1].decode("utf-8", "replace")
+
+    def read(self, answer: bytes) -> None:
+        """Takes the answer to QUERY."""
+        parts = answer.decode(self.codec or "utf-8", "strict").split("\n", 3)
+        if len(parts) != 4:
+            raise Malformed("settings")
+        self.user, digits, self.bytea_output, path = parts
+        self.extra_float_digits = int(digits)
+        self.search_path = parse_search_path(path)
+        self.known = True
+
+    def may_change(self) -> None:
+        """A statement that changes settings is on its way to the server."""
+        self.known = False
+        self.changed_in_transaction = True
+
+    def transaction_ended(self) -> None:
+        if self.changed_in_transaction:
+            self.changed_in_transaction = False
+            self.known = False
+
+    @property
+    def standard_conforming_strings(self) -> bool:
+        return self.reported.get("standard_conforming_strings", "on") == "on"
+
+    @property
+    def client_encoding(self) -> str:
+        return self.reported.get("client_encoding", "UTF8")
+
+    @property
+    def codec(self) -> str | None:
+        """Python's codec for client_encoding; None where SQL cannot be read safely."""
+        name = _CODECS.get(self.client_encoding)
+        return None if name is None else codecs.lookup(name).name
+
+
+def parse_search_path(text: str) -> tuple[str, ...]:
+    """Names of a search_path setting, unquoted and folded as SplitIdentifierString does."""
+    names: list[str] = []
+    at, end = 0, len(text)
+    while at < end:
+        if text[at] in " \t\n,":
+            at += 1
+            continue
+        if text[at] == '"':
+            name = ""
+            at += 1
+            while at < end:
+                if text[at] == '"':
+                    if text[at + 1 : at + 2] != '"':
+                        break
+                    at += 1
+                name += text[at]
+                at += 1
+            at += 1
+        else:
+            start = at
+            while at < end and text[at] not in " \t\n,":
+                at += 1
+            name = text[start:at].lower()
+        names.append(name)
+    return tuple(names)
