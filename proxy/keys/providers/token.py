@@ -5,13 +5,16 @@ many exist as there are threads. Login holds for the whole process and ends with
 session, so one *anchor* session per epoch is opened first, logs in, and is never used. When a code
 of class SESSION comes back, the thread that saw it starts a new epoch under the lock: new anchor,
 login, key looked up again (handles do not survive a new login on SoftHSM); sessions of older epochs
-are closed when they are met. One retry follows, never more. A refused PIN latches: every later
-login fails here, without asking the token, until the process is started again.
+are closed when they are met. One retry follows, never more. If the token cannot be found any more,
+the module is finalised and initialised again, since SoftHSM looks for tokens only then; never while
+a call is under way (v2.40: undefined), so never when a thread hangs. A refused PIN latches: every
+later login fails here, without asking the token, until the process is started again.
 """
 
 import contextlib
 import hashlib
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ from proxy.native import Pkcs11Error, Pkcs11Module
 T = TypeVar("T")
 _CKA_ID = 0x102
 _CKF_TOKEN_INITIALIZED = 0x400
+_OPEN: "weakref.WeakSet[Token]" = weakref.WeakSet()  # tokens that may have sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,14 @@ class Token:
         self._key = 0
         self._idle: deque[Session] = deque()
         self._refused: str | None = None
+        self._busy = 0  # sessions in use
         self.root_id = b""
 
     def open(self) -> None:
         """Logged in and the key found; raises as in providers.base."""
-        with translated():
-            self._revive(self._epoch)
+        with translated(), self._lock:
+            if self._anchor is None:
+                self._begin_epoch()
 
     def call(self, action: Callable[[Pkcs11Module, Session], T]) -> T:
         """`action` with a session; after a session was lost, once more with a new one.
@@ -106,59 +112,88 @@ class Token:
             self._epoch += 1
 
     def _once(self, action: Callable[[Pkcs11Module, Session], T]) -> T:
-        module = self._load()
-        session = self._borrow(module)
+        session = self._enter()
+        assert self._module is not None
+        lost = False
         try:
-            result = action(module, session)
+            return action(self._module, session)
         except Pkcs11Error as error:
-            if ckr.kind_of(error.code) is ckr.Kind.SESSION:
-                _close_quietly(module, session.handle)
-                self._revive(session.epoch)
-            else:
-                self._idle.append(session)
+            lost = ckr.kind_of(error.code) is ckr.Kind.SESSION
             raise
-        except BaseException:
-            self._idle.append(session)
-            raise
-        self._idle.append(session)
-        return result
+        finally:
+            self._leave(session, lost)
 
-    def _borrow(self, module: Pkcs11Module) -> Session:
-        while True:
-            try:
+    def _enter(self) -> Session:
+        """A session for this thread alone."""
+        with self._lock:
+            module = self._load()
+            session = None
+            while self._idle and session is None:
                 session = self._idle.pop()
-            except IndexError:
-                break
-            if session.epoch == self._epoch and self._anchor is not None:
-                return session
-            _close_quietly(module, session.handle)
-        if self._anchor is None:
-            self._revive(self._epoch)
-        with self._lock:
-            if self._anchor is None:
-                raise DeviceDown("the token was closed")
-            return Session(module.open_session(self._find_slot()), self._key, self._epoch)
+                if session.epoch != self._epoch or self._anchor is None:
+                    _close_quietly(module, session.handle)
+                    session = None
+            if session is None:
+                if self._anchor is None:
+                    self._begin_epoch()
+                session = Session(module.open_session(self._find_slot()), self._key, self._epoch)
+            self._busy += 1
+            return session
 
-    def _revive(self, seen_epoch: int) -> None:
-        """A new epoch, unless another thread has begun one since `seen_epoch`."""
+    def _leave(self, session: Session, lost: bool) -> None:
         with self._lock:
-            if self._epoch != seen_epoch and self._anchor is not None:
+            self._busy -= 1
+            if not lost:
+                self._idle.append(session)
                 return
-            module, slot = self._load(), self._find_slot()
-            session = module.open_session(slot)
-            try:
-                self._login(module, session)
-                key = self._find_key(module, session)
-                root_id = _root_id(module.attribute(session, key, _CKA_ID))
-            except BaseException:
-                _close_quietly(module, session)
+            assert self._module is not None
+            _close_quietly(self._module, session.handle)
+            if session.epoch == self._epoch:  # else another thread has mended it already
+                self._begin_epoch()
+
+    # -- below here: under the lock ------------------------------------------------------------
+
+    def _begin_epoch(self) -> None:
+        """New anchor, login, key; with the module initialised anew if that is what it takes."""
+        try:
+            self._log_in()
+        except (DeviceDown, CapabilityMissing, Pkcs11Error):
+            if not self._initialised_anew():
                 raise
-            old, self._anchor = self._anchor, session
-            self._key = key
-            self.root_id = root_id
-            self._epoch += 1
-            if old is not None:
-                _close_quietly(module, old)
+            self._log_in()
+
+    def _log_in(self) -> None:
+        module = self._load()
+        session = module.open_session(self._find_slot())
+        try:
+            self._login(module, session)
+            key = self._find_key(module, session)
+            root_id = _root_id(module.attribute(session, key, _CKA_ID))
+        except BaseException:
+            _close_quietly(module, session)
+            raise
+        old, self._anchor = self._anchor, session
+        self._key = key
+        self.root_id = root_id
+        self._epoch += 1
+        _OPEN.add(self)
+        if old is not None:
+            _close_quietly(module, old)
+
+    def _initialised_anew(self) -> bool:
+        """Whether the module was reset: never with a call of this token under way, nor with
+        another token of this process open on the module, nor after a refused PIN."""
+        others = any(t is not self and t._path == self._path and t._anchor for t in _OPEN)
+        if self._busy or others or self._refused is not None:
+            return False
+        if self._module is None:
+            return False
+        # The handles of before may be given out again: forget them, do not close them.
+        self._idle.clear()
+        self._anchor = None
+        self._epoch += 1
+        self._module.reinitialize()
+        return True
 
     def _load(self) -> Pkcs11Module:
         if self._module is None:
