@@ -1,7 +1,8 @@
 """PostgreSQL: direct, PgBouncer, HAProxy and Sealgate in one run, ratios and CPU per query.
 
-Workloads: pgbench's select-only, prepared, 8 clients, on an unprotected table; and 1000 rows of five
-32-byte texts, prepared: in clear for direct and the peers, with two protected columns for Sealgate.
+Workloads: pgbench's select-only, prepared, 8 clients, on an unprotected table; and 1000 rows of
+five 32-byte texts, prepared: in clear for direct and the peers, with two protected columns for
+Sealgate.
 """
 
 import os
@@ -11,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 import psycopg
-from benchmarks.stand import Stand
 
 from benchmarks import peers
 from benchmarks.measure import Series, cpu_seconds, process_tree, table
+from benchmarks.stand import Stand
 
 WIDE_ROWS = 1000
 WIDE_SQL = "SELECT a, b, c, d, e FROM {table};\n"

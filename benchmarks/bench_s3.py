@@ -1,8 +1,8 @@
-"""S3: direct, HAProxy and Sealgate in one run: PUT and GET of three sizes, memory while 1 GiB passes.
+"""S3: direct, HAProxy and Sealgate in one run: PUT and GET of three sizes, and memory.
 
-The client is a raw socket with presigned URLs, one connection, so that it costs as little as it may.
-The origin is a real SeaweedFS; its own cost is in every row, which is why the ratio to direct says less
-than the CPU of the box in the middle.
+The client sends presigned requests over one plain connection, so that it costs as little as it may.
+The origin is a real SeaweedFS; its own cost is in every row, which is why the ratio to direct says
+less than the CPU of the box in the middle.
 """
 
 import http.client
@@ -13,11 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
-from benchmarks.stand import Stand
 from botocore.config import Config
 
 from benchmarks import peers
 from benchmarks.measure import Series, cpu_seconds, process_tree, rss_bytes, table
+from benchmarks.stand import Stand
 
 SIZES = {"1 KiB": (1024, 300), "1 MiB": (1 << 20, 60), "64 MiB": (64 << 20, 4)}
 GIB = 1 << 30
@@ -143,7 +143,7 @@ class _Zeros:
 
 
 def memory_flat(target: Target, stand: Stand) -> str:
-    """Resident memory of the proxy before, and at its highest, while 1 GiB goes up and comes back."""
+    """Resident memory of the proxy before, and at most, while 1 GiB goes up and comes back."""
     pids = process_tree(stand.proxy_pid)
     before, peak, done = rss_bytes(pids), 0, threading.Event()
 

@@ -1,9 +1,9 @@
 """CPU and ratios: how every benchmark here counts.
 
 CPU is what all threads of a process (and its children) were scheduled for, in nanoseconds, from
-/proc/PID/task/*/schedstat: unlike ticks it has no 10 ms grain. Throughput ratios are taken within one
-round, against the direct run of that round, and reported as median [min-max]: on a small shared machine
-only ratios within a round compare.
+/proc/PID/task/*/schedstat: unlike ticks it has no 10 ms grain. Throughput ratios are taken within
+one round, against the direct run of that round, and reported as median [min-max]: on a small shared
+machine only ratios within a round compare.
 """
 
 import os
