@@ -1,6 +1,6 @@
-"""A TCP forwarder in the middle of a leg: it records both directions, and can cut, stall or flip.
+"""A TCP forwarder in the middle of a leg: it records both directions, can cut and stall.
 
-Runs in a thread of its own with plain sockets, so that it shares nothing with what it stands between.
+Runs in a thread of its own with plain sockets: it shares nothing with what it stands between.
 """
 
 import contextlib
