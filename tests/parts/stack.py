@@ -34,12 +34,15 @@ PEOPLE = {
 class Stack:
     """`pg_port` and `s3_endpoint` are the proxy's; `postgres` and `seaweed` the real servers."""
 
-    def __init__(self, folder: Path, software_root: bool = False, **cache: float) -> None:
+    def __init__(
+        self, folder: Path, software_root: bool = False, tapped: bool = True, **cache: float
+    ) -> None:
         self.folder = folder
         self.postgres = Postgres(folder / "pg")
         self.seaweed = Seaweed(folder / "weed")
         self.software_root = software_root or not SoftHsm.available()
         self._cache = cache
+        self._tapped = tapped
         self._parts: list[Any] = []
 
     def __enter__(self) -> "Stack":
@@ -64,6 +67,8 @@ class Stack:
             self._parts.append(part)
         self.pg_tap = Tap(self.postgres.host, self.postgres.port)
         self.s3_tap = Tap("127.0.0.1", self.seaweed.port)
+        legs = (self.pg_tap, self.s3_tap) if self._tapped else (self.postgres, self.seaweed)
+        self._pg_leg, self._s3_leg = (leg.port for leg in legs)
         self.config = self.folder / "sealgate.yaml"
         self.env = {
             "SG_PG_PASSWORD": self.postgres.password,
@@ -129,7 +134,7 @@ class Stack:
             },
             "postgres": {
                 "listen": {"host": "127.0.0.1", "port": 0},
-                "upstream": {"host": "127.0.0.1", "port": self.pg_tap.port},
+                "upstream": {"host": "127.0.0.1", "port": self._pg_leg},
                 "upstream_tls": {"mode": "disable"},
                 "database": self.postgres.database,
                 "catalog": {"user": self.postgres.user, "password": {"env": "SG_PG_PASSWORD"}},
@@ -143,7 +148,7 @@ class Stack:
                 "origins": [
                     {
                         "name": "weed",
-                        "endpoint": f"http://127.0.0.1:{self.s3_tap.port}",
+                        "endpoint": f"http://127.0.0.1:{self._s3_leg}",
                         "access_key": {"env": "SG_ORIGIN_KEY"},
                         "secret_key": {"env": "SG_ORIGIN_SECRET"},
                     }
