@@ -1,6 +1,6 @@
-"""`./run bench`: every claim of speed in one run, as ratios with spread. Marks of the project beside.
+"""`./run bench`: every claim of speed in one run, as ratios with spread, the marks beside.
 
-Options: `--rounds N` (5), `--seconds N` a pgbench run (3), `--only native,postgres,s3`, `--json FILE`.
+Options: `--rounds N`, `--seconds N` a pgbench run, `--only native,postgres,s3`, `--json FILE`.
 """
 
 import argparse
