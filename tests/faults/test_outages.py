@@ -1,4 +1,4 @@
-"""The token, the server or the origin away: a clear error, nothing half-written, then all is well."""
+"""The token, the server or the origin away: a clear error, nothing half-written, then recovery."""
 
 import shutil
 import time
@@ -54,30 +54,32 @@ def test_server_cut_in_a_session_ends_that_session_only(tmp_path: Path) -> None:
 @pytest.mark.skipif(not SoftHsm.available(), reason="no SoftHSM on this machine")
 def test_token_gone_fails_closed_after_the_cache(tmp_path: Path) -> None:
     limits: dict[str, Any] = {"max_age_seconds": 1.0, "max_idle_seconds": 1.0}
-    with Stack(opened(tmp_path), **limits) as stack:
-        with psycopg.connect(stack.dsn(), autocommit=True) as c:
-            c.execute("CREATE TABLE people (email text)")
-            c.execute("INSERT INTO people VALUES ('here@x.org')")
-            tokens = tmp_path / "hsm"
-            away = tmp_path / "away"
-            shutil.move(tokens, away)
-            time.sleep(2.5)
-            with pytest.raises(psycopg.Error) as caught:
-                c.execute("SELECT email FROM people").fetchall()
-            assert caught.value.sqlstate is not None
-            assert caught.value.sqlstate.startswith("58")
-            assert c.execute("SELECT 1").fetchone() == (1,)
-            shutil.move(away, tokens)
-            end = time.monotonic() + 30
-            while True:
-                try:
-                    found = c.execute("SELECT email FROM people").fetchall()
-                    break
-                except psycopg.Error:
-                    if time.monotonic() > end:
-                        raise
-                    time.sleep(0.5)
-            assert found == [("here@x.org",)]
+    with (
+        Stack(opened(tmp_path), **limits) as stack,
+        psycopg.connect(stack.dsn(), autocommit=True) as c,
+    ):
+        c.execute("CREATE TABLE people (email text)")
+        c.execute("INSERT INTO people VALUES ('here@x.org')")
+        tokens = tmp_path / "hsm"
+        away = tmp_path / "away"
+        shutil.move(tokens, away)
+        time.sleep(2.5)
+        with pytest.raises(psycopg.Error) as caught:
+            c.execute("SELECT email FROM people").fetchall()
+        assert caught.value.sqlstate is not None
+        assert caught.value.sqlstate.startswith("58")
+        assert c.execute("SELECT 1").fetchone() == (1,)
+        shutil.move(away, tokens)
+        end = time.monotonic() + 30
+        while True:
+            try:
+                found = c.execute("SELECT email FROM people").fetchall()
+                break
+            except psycopg.Error:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+        assert found == [("here@x.org",)]
 
 
 @pytest.mark.skipif(not SoftHsm.available(), reason="no SoftHSM on this machine")
