@@ -4,6 +4,7 @@ Both server legs run through a `Tap`, so that a test can look at, cut or stall w
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,6 +45,8 @@ class Stack:
         self._cache = cache
         self._tapped = tapped
         self._parts: list[Any] = []
+        self.create_ring = True
+        self.before_serve: Callable[[], object] = lambda: None
 
     def __enter__(self) -> "Stack":
         try:
@@ -78,7 +81,8 @@ class Stack:
         }
         self.config.write_text(yaml.safe_dump(self._document(), sort_keys=False))
         self.proxy = Proxy(self.config, env=self.env)
-        self.proxy.init_keys("app")
+        self.proxy.init_keys("app" if self.create_ring else None)
+        self.before_serve()
         self.proxy.start()
         self._parts.append(self.proxy)
         self.pg_port = self.proxy.pg_port
