@@ -13,7 +13,7 @@ DEBUG = os.environ.get("SEALGATE_DEBUG_NATIVE") == "1"
 
 _flags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function",
           "-Wno-sign-compare", "-Wno-missing-field-initializers", "-fstack-protector-strong",
-          "-fno-strict-aliasing"]
+          "-fno-strict-aliasing", "-DOPENSSL_SUPPRESS_DEPRECATED"]
 _flags += ["-O1", "-g"] if DEBUG else ["-O2", "-g0"]
 
 setup(
