@@ -10,7 +10,7 @@ from proxy.native import ColumnCodec, KeyHandle
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
-    """How a value's canonical form is had: `kind` is a native.CANON_*, `call` goes with CANON_CALL."""
+    """How a canonical form is had: `kind` is a native.CANON_*, `call` goes with CANON_CALL."""
 
     kind: int = native.CANON_IDENTITY
     call: Callable[[bytes], bytes] | None = None
