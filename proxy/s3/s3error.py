@@ -34,6 +34,7 @@ CODES: dict[str, tuple[int, str]] = {
     "MethodNotAllowed": (405, "The specified method is not allowed against this resource."),
     "MissingContentLength": (411, "You must provide the Content-Length HTTP header."),
     "NoSuchBucket": (404, "The specified bucket does not exist"),
+    "NoSuchKey": (404, "The specified key does not exist."),
     "NotImplemented": (501, "A header or operation that you provided is not implemented."),
     "PreconditionFailed": (412, "At least one of the preconditions that you specified did not hold."),
     "RequestHeaderSectionTooLarge": (400, "Your request header section exceeds the maximum size."),

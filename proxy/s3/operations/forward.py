@@ -1,0 +1,156 @@
+"""Everything that is not modelled, and plain places: signed again and passed on.
+
+PutObject and UploadPart bodies stream with one read held back until the checks have passed; other
+bodies are documents, read whole first, so that a checksum sent as a trailer can go on as a header.
+"""
+
+from proxy.s3 import listing, xml
+from proxy.s3.call import Call, PlainBody, relayed
+from proxy.s3.message import Headers
+from proxy.s3.origin import EarlyAnswer
+
+_MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
+_STREAMED = frozenset({"PutObject", "UploadPart"})
+
+
+async def forward(call: Call) -> None:
+    """The origin's answer as it is."""
+    request, target = call.request, call.target
+    if call.operation in _STREAMED:
+        await _forward_stream(call)
+        return
+    document, headers = await _document(call)
+    response = await call.origin.call(
+        request.method, target.bucket, target.key, call.origin_query(), headers, document)
+    try:
+        await call.relay(response)
+    finally:
+        if not response.body.complete:
+            response.wire.abort()
+
+
+async def delete_objects(call: Call) -> None:
+    """DeleteObjects where ETags are shown with a suffix."""
+    document, headers = await _document(call)
+    if b"ETag" in document:
+        document = listing.edit_deletes(document)
+        headers = [h for h in headers if not _is_checksum(h[0])]
+        headers.append(_content_md5(document))
+    response = await call.origin.call(
+        "POST", call.target.bucket, "", call.origin_query(), headers, document)
+    await call.relay(response)
+
+
+async def get_object_attributes(call: Call) -> None:
+    response = await call.origin.call(
+        "GET", call.target.bucket, call.target.key, call.origin_query(), call.origin_headers())
+    if response.status != 200:
+        await call.relay(response)
+        return
+    document = await response.read(xml.MAX_XML_BYTES)
+    call.reply(200, _without_length(response.headers), listing.edit_attributes(document))
+
+
+async def list_bucket(call: Call) -> None:
+    """GET on a bucket: lists get plaintext sizes, other documents pass."""
+    response = await call.origin.call(
+        "GET", call.target.bucket, "", call.origin_query(), call.origin_headers())
+    if response.status != 200:
+        await call.relay(response)
+        return
+    document = await response.read(xml.MAX_XML_BYTES)
+    if document.lstrip()[:1] == b"<":
+        document = listing.edit_listing(document, call.target.bucket, call.services.buckets)
+    call.reply(200, _without_length(response.headers), document)
+
+
+async def list_buckets(call: Call) -> None:
+    """Buckets of all origins, those that a rule covers, in one list."""
+    services = call.services
+    merged = None
+    headers: Headers = []
+    for name, origin in services.origins.items():
+        response = await origin.call("GET", "", "", call.origin_query(), call.origin_headers())
+        if response.status != 200:
+            await call.relay(response)
+            return
+        root = xml.parse(await response.read(xml.MAX_XML_BYTES))
+        found = xml.child(root, "Buckets")
+        for bucket in list(found) if found is not None else []:
+            text = xml.text(bucket, "Name")
+            covered = services.buckets.covers(text)
+            if not covered or services.buckets.for_bucket(text).origin != name:
+                found.remove(bucket)  # type: ignore[union-attr]
+        if merged is None:
+            merged, headers = root, _without_length(response.headers)
+        else:
+            into = xml.child(merged, "Buckets")
+            if into is not None and found is not None:
+                into.extend(list(found))
+    assert merged is not None, "there is at least one origin"
+    call.reply(200, headers, xml.serialise(merged))
+
+
+def _without_length(headers: Headers) -> Headers:
+    return relayed(headers, lambda n: n == "content-encoding")
+
+
+async def _document(call: Call) -> tuple[bytes, Headers]:
+    call.writer.send_continue()
+    if call.body.complete and call.body.length == 0 and not call.request.has("x-amz-trailer"):
+        body, confirmed = b"", []
+        if call.request.method in ("PUT", "POST"):
+            body, confirmed = await PlainBody(call).read(_MAX_DOCUMENT_BYTES)
+    else:
+        body, confirmed = await PlainBody(call).read(_MAX_DOCUMENT_BYTES)
+    headers = call.origin_headers()
+    known = {n for n, _ in headers}
+    headers += [(n, v) for n, v in confirmed
+                if n not in known and n != "x-amz-checksum-type"]
+    return body, headers
+
+
+def _is_checksum(name: str) -> bool:
+    return (name.startswith("x-amz-checksum-") or name == "content-md5"
+            or name == "x-amz-sdk-checksum-algorithm")
+
+
+def _content_md5(document: bytes) -> tuple[str, str]:
+    import base64
+    import hashlib
+
+    digest = hashlib.md5(document, usedforsecurity=False).digest()
+    return "content-md5", base64.b64encode(digest).decode()
+
+
+async def _forward_stream(call: Call) -> None:
+    body = PlainBody(call)
+    drop = frozenset({"x-amz-sdk-checksum-algorithm"}) if body.has_trailer_checksum else frozenset()
+    exchange = await call.origin.begin(
+        call.request.method, call.target.bucket, call.target.key, call.origin_query(),
+        call.origin_headers(lambda n: n in drop), body.length)
+    held = b""
+
+    def send(piece: memoryview) -> None:
+        nonlocal held
+        if held:
+            exchange.write(held)
+        held = bytes(piece)
+
+    try:
+        exchange.wire.fed_by(call.writer.wire)
+        call.writer.send_continue()
+        try:
+            confirmed = await exchange.while_sending(body.pump(send))
+            if held:
+                exchange.write(held)
+            response = await exchange.response()
+        except EarlyAnswer as early:
+            response, confirmed = early.response, []
+        headers = relayed(response.headers)
+        if response.status == 200:
+            known = {n for n, _ in headers}
+            headers += [h for h in confirmed if h[0] not in known]
+        await call.relay(response, headers)
+    finally:
+        exchange.abort()

@@ -1,0 +1,50 @@
+"""HeadObject in a protected place: the plaintext's size, without reading the object.
+
+The envelope is opened, so a moved object or one under an unknown key is an error here already; the
+size comes from the stored size, which only a GET authenticates.
+"""
+
+from proxy.errors import IntegrityError
+from proxy.crypto.envelope import OpenedEnvelope
+from proxy.s3 import etag
+from proxy.s3.call import Call, relayed
+from proxy.s3.message import Headers
+from proxy.s3.operations import stored
+from proxy.s3.ranges import parse_range, resolve
+
+_NOT_SENT = frozenset({"range", "if-range", "x-amz-checksum-mode"})
+_PART_QUERY = frozenset({"partnumber"})
+
+
+async def head_object(call: Call) -> None:
+    response = await call.origin.call(
+        "HEAD", call.target.bucket, call.target.key, call.origin_query(_PART_QUERY),
+        call.origin_headers(lambda n: n in _NOT_SENT))
+    text = stored.envelope_text(response.headers)
+    if response.status != 200 or (text is None and call.rule.state == "mixed"):
+        headers = relayed(response.headers, stored.not_for_client)
+        if text is not None or response.status != 200:
+            headers = [(n, etag.shown(v) if n == "etag" else v) for n, v in headers]
+        await call.relay(response, headers)
+        return
+    stored_bytes = stored.stored_bytes_of(response)
+    if text is None or stored_bytes is None:
+        raise IntegrityError("an object without envelope in a sealed place")
+    opened, _ = await stored.open_with_keys(call, text, call.target.bucket, call.target.key)
+    if isinstance(opened, OpenedEnvelope):
+        opened.close()
+    plain = stored.plain_bytes(stored_bytes)
+    headers = relayed(response.headers, stored.not_for_client)
+    headers = [(n, etag.shown(v) if n == "etag" else v) for n, v in headers]
+    headers.append(("accept-ranges", "bytes"))
+    status, length, extra = _range_of(call, plain)
+    call.writer.start(status, headers + extra, length)
+    call.writer.finish()
+
+
+def _range_of(call: Call, plain: int) -> tuple[int, int, Headers]:
+    spec = parse_range(call.request.get("range")) if call.request.has("range") else None
+    if spec is None:
+        return 200, plain, []
+    first, last = resolve(spec, plain)
+    return 206, last - first + 1, [("content-range", f"bytes {first}-{last}/{plain}")]
