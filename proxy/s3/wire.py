@@ -83,6 +83,19 @@ class Body:
         await self.pump(collect)
         return bytes(out)
 
+    async def discard(self, limit: int) -> None:
+        """Reads on after a consumer gave up, at most `limit` bytes."""
+        left = limit
+
+        def drop(piece: memoryview) -> None:
+            nonlocal left
+            left -= len(piece)
+            if left < 0:
+                raise BadMessage("too much body after an error")
+
+        self._error = self._sink = None
+        await self.pump(drop)
+
     def fed(self, data: memoryview) -> int:
         """Takes its share of `data`; returns how much that was."""
         if self._framer is not None:
@@ -309,6 +322,8 @@ class Wire(asyncio.BufferedProtocol):
     # -- writing ---------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if isinstance(data, memoryview):
+            data = bytes(data)  # the transport keeps it; a view may be of the shared buffer
         self.written_bytes += len(data)
         self.transport.write(data)
 

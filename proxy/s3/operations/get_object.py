@@ -14,7 +14,6 @@ from proxy.crypto.envelope import Kind, OpenedEnvelope, UploadEnvelope
 from proxy.crypto.footer import Footer
 from proxy.crypto.parts import HEADER_BYTES, Layout
 from proxy.errors import IntegrityError
-from proxy.keys.service import RingKeys
 from proxy.s3 import etag
 from proxy.s3.call import Call, StoredObject, relayed
 from proxy.s3.message import Headers

@@ -4,8 +4,8 @@ The envelope is opened, so a moved object or one under an unknown key is an erro
 size comes from the stored size, which only a GET authenticates.
 """
 
-from proxy.errors import IntegrityError
 from proxy.crypto.envelope import OpenedEnvelope
+from proxy.errors import IntegrityError
 from proxy.s3 import etag
 from proxy.s3.call import Call, relayed
 from proxy.s3.message import Headers

@@ -1,0 +1,422 @@
+"""The S3 front door: accepts connections, authenticates, hands a `Call` to its operation. IO.
+
+One exit: whatever an operation raises becomes an answer in `_failed`, and nowhere else. An answer
+that has begun can't be changed; then the connection ends short of Content-Length, so that a client
+never takes a part for the whole. One request at a time per connection; what is pipelined waits.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import formatdate
+from http import HTTPStatus
+
+import httptools
+import structlog
+
+from proxy import native
+from proxy.config.model import S3Config, SecretRef
+from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable, Unsupported
+from proxy.keys.service import KeyService
+from proxy.policy.model import Principal
+from proxy.s3.buckets import Buckets
+from proxy.s3.call import ObjectCache, Services
+from proxy.s3.message import Headers, Request
+from proxy.s3.operations import dispatch
+from proxy.s3.origin import Origin
+from proxy.s3.router import target_of
+from proxy.s3.s3error import ClientGone, OriginFailed, S3Error
+from proxy.s3.sigv4 import verify
+from proxy.s3.wire import (
+    HELD_NEXT_MESSAGE,
+    READ_BYTES,
+    BadMessage,
+    Body,
+    Wire,
+    body_of,
+)
+
+log = structlog.get_logger("s3")
+
+_LINGER_BYTES = 64 * 1024 * 1024
+_LINGER_SECONDS = 5.0
+_BACKLOG = 1024
+_SMALL_BODY_BYTES = 64 * 1024
+_REASONS = {s.value: s.phrase for s in HTTPStatus}
+
+
+class _HeadParser:
+    """Collects what httptools reports about one request head."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: Headers = []
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def parse_head(head: bytes) -> tuple[Request, bool]:
+    """The request and whether the connection may be kept; BadMessage otherwise."""
+    collected = _HeadParser()
+    parser = httptools.HttpRequestParser(collected)
+    try:
+        parser.feed_data(head)
+    except httptools.HttpParserUpgrade:
+        raise BadMessage("upgrade is not supported") from None
+    except httptools.HttpParserError as error:
+        raise BadMessage(str(error)) from None
+    if not collected.complete:
+        raise BadMessage("no request line")
+    hosts = [v for n, v in collected.headers if n == "host"]
+    if len(hosts) != 1:
+        raise BadMessage("exactly one Host header is needed")
+    url = collected.url.decode("ascii")
+    if url.startswith(("http://", "https://")):  # absolute form, RFC 9112 3.2.2
+        url = "/" + url.split("//", 1)[1].partition("/")[2]
+    path, _, query = url.partition("?")
+    request = Request(parser.get_method().decode(), path, query, collected.headers)
+    keep = bool(parser.should_keep_alive()) and parser.get_http_version() == "1.1"
+    return request, keep
+
+
+class ClientWire(Wire):
+    """One client connection and the answer under way on it."""
+
+    def __init__(self, gateway: "S3Gateway") -> None:
+        super().__init__(gateway.buffer, gateway.config.limits.max_header_bytes)
+        self._gateway = gateway
+        self._task: asyncio.Task[None] | None = None
+        self._keep = True
+        self._expects = False
+        self._head_only = False
+        self._chunked = False
+        self._pending_head = b""
+        self._left: int | None = 0
+        self._begun = time.monotonic()
+        self.request_id = ""
+        self.started = False
+        self.finished = False
+        self.status = 0
+
+    @property
+    def wire(self) -> Wire:
+        return self
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._gateway.wires.add(self)
+
+    def head_received(self, head: bytes) -> None:
+        request, self._keep = parse_head(head)
+        body = body_of(self, request.headers, 0)
+        self.hold(HELD_NEXT_MESSAGE)
+        self.expect_body(body)
+        self._expects = request.get("expect").lower() == "100-continue"
+        self._head_only = request.method == "HEAD"
+        self.started = self.finished = False
+        self.request_id = native.random_bytes(8).hex().upper()
+        self._task = asyncio.get_running_loop().create_task(self._serve(request, body))
+
+    async def _serve(self, request: Request, body: Body) -> None:
+        try:
+            await self._gateway.serve(self, request, body)
+            if self.started and not self.finished:
+                self.transport.close()  # short of Content-Length, on purpose
+            elif not body.complete:
+                await self._linger(body)
+                self.transport.close()
+            elif self._keep and not self._gateway.draining:
+                self._task = None
+                self.next_message()
+            else:
+                self.transport.close()
+        except Exception:
+            log.exception("request failed", request_id=self.request_id)
+            self.abort()
+        finally:
+            self._task = None
+
+    async def _linger(self, body: Body) -> None:
+        """Reads on for a while, so that the answer is not lost in a reset."""
+        if self._expects:
+            return
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                await body.discard(_LINGER_BYTES)
+
+    def broken(self, error: BaseException) -> None:
+        if self._task is None and not self.closed:
+            self._head_only = False
+            self.started, self._keep = False, False
+            self.request_id = native.random_bytes(8).hex().upper()
+            code = ("RequestHeaderSectionTooLarge" if "too large" in str(error)
+                    else "InvalidRequest")
+            self.fail(S3Error(code), "")
+            self.transport.close()
+
+    def lost(self, error: BaseException | None) -> None:
+        self._gateway.wires.discard(self)
+        if self._body is not None:
+            self._body.fail(ClientGone("the client closed the connection"))
+        if self._task is not None:
+            self._task.cancel()
+
+    def tick(self) -> None:
+        """Called once per stall time-out."""
+        if self.stalled(self._task is None or self.reading_body):
+            self.abort()
+
+    # -- the answer --------------------------------------------------------------------------------
+
+    def start(self, status: int, headers: Headers, length: int | None) -> None:
+        """Head of the answer; `length` None sends chunks. HEAD: the length told, no body."""
+        assert not self.started
+        self.started = True
+        self.status = status
+        self._left = length
+        self._chunked = length is None and not self._head_only
+        closing = not self._keep or self._gateway.draining or self._body is not None
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
+        lines += [f"{n}: {v}" for n, v in headers]
+        lines.append(f"x-amz-request-id: {self.request_id}")
+        lines.append(f"date: {self._gateway.date()}")
+        lines.append("server: Sealgate")
+        if self._chunked:
+            lines.append("transfer-encoding: chunked")
+        elif status not in (204, 304):
+            lines.append(f"content-length: {length or 0}")
+        if closing:
+            self._keep = False
+            lines.append("connection: close")
+        self._pending_head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def write_body(self, data: bytes | memoryview) -> None:
+        if self.closed:
+            raise ClientGone("the client closed the connection")
+        if self._left is not None:
+            self._left -= len(data)
+            assert self._left >= 0, "more body than announced"
+        elif self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        head, self._pending_head = self._pending_head, b""
+        if head and len(data) <= _SMALL_BODY_BYTES:
+            self.write(head + bytes(data))
+            return
+        if head:
+            self.write(head)
+        self.write(data)
+
+    def finish(self) -> None:
+        if self._pending_head:
+            self.write(self._pending_head)
+            self._pending_head = b""
+        if self._chunked:
+            self.write(b"0\r\n\r\n")
+        assert self._head_only or not self._left, "less body than announced"
+        self.finished = True
+
+    def send_continue(self) -> None:
+        if self._expects:
+            self._expects = False
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def fail(self, error: S3Error, resource: str) -> None:
+        """An error as the answer, if none has begun; else nothing, and the connection ends."""
+        if self.started or self.closed:
+            return
+        document = error.to_xml(resource, self.request_id)
+        headers: Headers = [*error.headers]
+        if error.status == 503:
+            headers.append(("retry-after", "1"))
+        if self._head_only:
+            self.start(error.status, headers, 0)
+        else:
+            self.start(error.status, [("content-type", "application/xml"), *headers],
+                       len(document))
+            self.write_body(document)
+        self.finish()
+
+
+class S3Gateway:
+    """The server. Secrets are resolved at start; keys stay with the key service."""
+
+    def __init__(
+        self, config: S3Config, keys: KeyService, *, resolve_secret: Callable[[SecretRef], str],
+        sock: socket.socket | None = None,
+    ) -> None:
+        self.config = config
+        self.buffer = bytearray(READ_BYTES)
+        self.wires: set[ClientWire] = set()
+        self.draining = False
+        self._resolve = resolve_secret
+        self._sock = sock
+        self._server: asyncio.Server | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._credentials: dict[str, tuple[str, Principal]] = {}
+        self._date = (0, "")
+        self._services = Services(
+            config, Buckets(config.buckets),
+            {o.name: Origin(o, resolve_secret, self.buffer) for o in config.origins},
+            keys, ObjectCache())
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listening. ConfigError where credentials or certificates can't be had."""
+        self._credentials = {
+            c.access_key: (self._resolve(c.secret), Principal("s3", c.principal))
+            for c in self.config.credentials
+        }
+        for origin in self._services.origins.values():
+            await origin.start()
+        context = None
+        if self.config.tls is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_cert_chain(self.config.tls.cert_file, self.config.tls.key_file)
+        loop = asyncio.get_running_loop()
+        listen = self.config.listen
+
+        def factory() -> ClientWire:
+            return ClientWire(self)
+
+        if self._sock is not None:
+            self._server = await loop.create_server(factory, sock=self._sock, ssl=context,
+                                                    backlog=_BACKLOG)
+        elif listen.unix is not None:
+            self._server = await loop.create_unix_server(factory, listen.unix, ssl=context)
+        else:
+            self._server = await loop.create_server(
+                factory, listen.host, listen.port, ssl=context, backlog=_BACKLOG)
+        self._ticker = loop.create_task(self._tick_forever())
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that were bound."""
+        assert self._server is not None
+        name = self._server.sockets[0].getsockname()
+        return (name, 0) if isinstance(name, str) else (name[0], name[1])
+
+    def stop_accepting(self) -> None:
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+
+    async def drain(self, seconds: float) -> None:
+        """Requests under way get `seconds` to end; then everything is closed."""
+        self.stop_accepting()
+        end = time.monotonic() + seconds
+        for wire in list(self.wires):
+            if not wire.busy:
+                wire.transport.close()
+        while any(w.busy for w in self.wires) and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for wire in list(self.wires):
+            wire.abort()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for origin in self._services.origins.values():
+            await origin.close()
+
+    async def _tick_forever(self) -> None:
+        limit = self.config.limits.stall_timeout_seconds
+        step = min(limit, 5.0)
+        waited = 0.0
+        while True:
+            await asyncio.sleep(step)
+            waited += step
+            stalled = waited >= limit
+            if stalled:
+                waited = 0.0
+                for wire in list(self.wires):
+                    wire.tick()
+            for origin in self._services.origins.values():
+                origin.tick(stalled)
+
+    def date(self) -> str:
+        """The Date header, made once a second."""
+        now = int(time.time())
+        if self._date[0] != now:
+            self._date = (now, formatdate(now, usegmt=True))
+        return self._date[1]
+
+    # -- one request -------------------------------------------------------------------------------
+
+    async def serve(self, wire: ClientWire, request: Request, body: Body) -> None:
+        """Answers `request`; on return the answer is complete, or it is broken off."""
+        begun = time.perf_counter()
+        operation = "Unknown"
+        try:
+            if sum(w.busy for w in self.wires) > self.config.limits.max_requests:
+                raise S3Error("SlowDown")
+            target = target_of(request, self.config.host_suffix)
+            auth = verify(request, self._secret_of, datetime.now(UTC),
+                          self.config.limits.clock_skew_seconds,
+                          body.length is None or body.length > 0)
+            principal = self._credentials[auth.access_key][1]
+            call, run = dispatch.prepare(
+                request, target, auth, principal, body, wire, self._services)
+            operation = call.operation
+            await run(call)
+        except Exception as error:
+            self._failed(wire, request, operation, error)
+        finally:
+            wire.fed_by(None)
+            log.debug("request", id=wire.request_id, operation=operation, status=wire.status,
+                      seconds=round(time.perf_counter() - begun, 6))
+
+    def _secret_of(self, access_key: str) -> str | None:
+        found = self._credentials.get(access_key)
+        return found[0] if found else None
+
+    def _failed(
+        self, wire: ClientWire, request: Request, operation: str, error: Exception
+    ) -> None:
+        answer, level = _answer_to(error)
+        if level is not None:
+            getattr(log, level)(
+                "request failed", id=wire.request_id, operation=operation, code=answer.code,
+                cause=type(error).__name__, detail=str(error), begun=wire.started)
+        if level == "exception":
+            log.error("unexpected", exc_info=error)
+        wire.fail(answer, request.path)
+
+
+def _answer_to(error: Exception) -> tuple[S3Error, str | None]:
+    """The one translation from error families to S3 errors, and how loudly it is logged."""
+    if isinstance(error, S3Error):
+        return error, "warning" if error.status >= 500 and error.status != 501 else None
+    if isinstance(error, AccessDenied):
+        return S3Error("AccessDenied"), "info"
+    if isinstance(error, KeyUnavailable | native.KeyGone):
+        return S3Error("ServiceUnavailable", "A key is not available now. Please retry."), "warning"
+    if isinstance(error, IntegrityError | native.OpenFailed):
+        return S3Error("XAmzSealgateIntegrity"), "error"
+    if isinstance(error, Unsupported):
+        return S3Error("NotImplemented", str(error)), None
+    if isinstance(error, OriginFailed):
+        return S3Error("ServiceUnavailable", "The object store is not available now. "
+                       "Please retry."), "warning"
+    if isinstance(error, ClientGone | ConnectionError):
+        return S3Error("RequestTimeout"), "info"
+    if isinstance(error, BadMessage):
+        return S3Error("InvalidRequest", "The request body is not well formed."), "info"
+    return S3Error("InternalError"), "exception"
+
+

@@ -1,0 +1,82 @@
+"""From route to function: which code serves an operation in a protected place, and in a plain one.
+
+What is not in the table is forwarded, unless the router says why it must not be.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from proxy.config.model import BucketConfig
+from proxy.policy.model import Principal
+from proxy.s3.call import Call, ResponseWriter, Services
+from proxy.s3.message import Request
+from proxy.s3.operations.copy_object import check_places, copy_object, source_of
+from proxy.s3.operations.forward import (
+    delete_objects,
+    forward,
+    get_object_attributes,
+    list_bucket,
+    list_buckets,
+)
+from proxy.s3.operations.get_object import get_object
+from proxy.s3.operations.head_object import head_object
+from proxy.s3.operations.put_object import put_object
+from proxy.s3.router import Target, route
+from proxy.s3.s3error import S3Error
+from proxy.s3.sigv4 import Authenticated
+from proxy.s3.wire import Body
+
+Operation = Callable[[Call], Awaitable[None]]
+
+
+async def _multipart(call: Call) -> None:
+    raise S3Error("NotImplemented", "Multipart uploads to a sealed place are not supported. Send "
+                  "the object in one PUT (up to 5 GiB; boto3: raise multipart_threshold).")
+
+
+_PROTECTED: dict[str, Operation] = {
+    "PutObject": put_object,
+    "GetObject": get_object,
+    "HeadObject": head_object,
+    "CopyObject": copy_object,
+    "GetObjectAttributes": get_object_attributes,
+    "CreateMultipartUpload": _multipart,
+    "UploadPart": _multipart,
+    "UploadPartCopy": _multipart,
+    "CompleteMultipartUpload": _multipart,
+}
+_BUCKET: dict[str, Operation] = {
+    "ListBucket": list_bucket,
+    "DeleteObjects": delete_objects,
+}
+
+
+def prepare(
+    request: Request, target: Target, auth: Authenticated, principal: Principal, body: Body,
+    writer: ResponseWriter, services: Services,
+) -> tuple[Call, Operation]:
+    """The call and what runs it; S3Error where it is refused."""
+    found = route(request, target)
+    buckets = services.buckets
+    rule: BucketConfig | None = None
+    run: Operation = forward
+    if not target.bucket:
+        if found.operation != "ListBuckets":
+            raise S3Error("MethodNotAllowed")
+        run = list_buckets
+    elif not target.key:
+        rule = buckets.for_bucket(target.bucket)
+        if buckets.any_protected(target.bucket):
+            if found.refuse:
+                raise S3Error("NotImplemented", found.refuse)
+            run = _BUCKET.get(found.operation, forward)
+    else:
+        rule = buckets.for_key(target.bucket, target.key)
+        if rule.state != "plain":
+            if found.refuse:
+                raise S3Error("NotImplemented", found.refuse)
+            run = _PROTECTED.get(found.operation, forward)
+    call = Call(request, target, found.operation, rule, auth, principal, body, writer, services)
+    if rule is not None and rule.state == "plain" and request.has("x-amz-copy-source"):
+        bucket, key, _ = source_of(call)
+        check_places(call, buckets.for_key(bucket, key))
+    return call, run
