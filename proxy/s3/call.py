@@ -32,9 +32,18 @@ from proxy.s3.wire import Body, Sink, Wire
 
 # Headers of the client's that are between it and us.
 _OURS = HOP_BY_HOP | {
-    "authorization", "x-amz-date", "date", "x-amz-content-sha256", "x-amz-security-token",
-    "x-amz-decoded-content-length", "x-amz-trailer", "accept-encoding", "user-agent",
-    "amz-sdk-invocation-id", "amz-sdk-request", "x-forwarded-for",
+    "authorization",
+    "x-amz-date",
+    "date",
+    "x-amz-content-sha256",
+    "x-amz-security-token",
+    "x-amz-decoded-content-length",
+    "x-amz-trailer",
+    "accept-encoding",
+    "user-agent",
+    "amz-sdk-invocation-id",
+    "amz-sdk-request",
+    "x-forwarded-for",
 }
 _V2_QUERY = frozenset({"awsaccesskeyid", "signature", "expires"})
 # Of an origin's answer, what is about the connection or told anew by us.
@@ -103,8 +112,15 @@ class Call:
     """One request past authentication and routing."""
 
     def __init__(
-        self, request: Request, target: Target, operation: str, rule: BucketConfig | None,
-        auth: Authenticated, principal: Principal, body: Body, writer: ResponseWriter,
+        self,
+        request: Request,
+        target: Target,
+        operation: str,
+        rule: BucketConfig | None,
+        auth: Authenticated,
+        principal: Principal,
+        body: Body,
+        writer: ResponseWriter,
         services: Services,
     ) -> None:
         self.request = request
@@ -133,16 +149,19 @@ class Call:
         resource = resource_of(rule or self.rule, self.target.bucket if bucket is None else bucket)
         keys = self.services.keys
         found = keys.ring_keys_now(self.principal, resource, action)
-        return found if found is not None else await keys.ring_keys(
-            self.principal, resource, action)
+        return (
+            found if found is not None else await keys.ring_keys(self.principal, resource, action)
+        )
 
     # -- towards the origin ------------------------------------------------------------------------
 
     def origin_query(self, drop: frozenset[str] = frozenset()) -> Query:
         """The client's query less its authentication."""
-        return [(n, v) for n, v in self.request.query
-                if n.lower() not in AUTH_QUERY and n.lower() not in _V2_QUERY
-                and n.lower() not in drop]
+        return [
+            (n, v)
+            for n, v in self.request.query
+            if n.lower() not in AUTH_QUERY and n.lower() not in _V2_QUERY and n.lower() not in drop
+        ]
 
     def origin_headers(self, drop: Callable[[str], bool] = lambda name: False) -> Headers:
         """The client's headers for the origin: conditions translated, `aws-chunked` taken out."""
@@ -152,8 +171,10 @@ class Call:
                 continue
             if name == "content-encoding":
                 value = ",".join(
-                    part for part in (p.strip() for p in value.split(","))
-                    if part.lower() != "aws-chunked")
+                    part
+                    for part in (p.strip() for p in value.split(","))
+                    if part.lower() != "aws-chunked"
+                )
                 if not value:
                     continue
             elif name in etag.CONDITIONS:
@@ -207,8 +228,11 @@ class PlainBody:
             self.length = int(text)
             signed = payload != STREAMING_UNSIGNED_TRAILER
             self._decoder = AwsChunked(
-                self.length, ChunkVerifier(call.auth) if signed else None,
-                payload == STREAMING_SIGNED_TRAILER, self._checks.trailer_names)
+                self.length,
+                ChunkVerifier(call.auth) if signed else None,
+                payload == STREAMING_SIGNED_TRAILER,
+                self._checks.trailer_names,
+            )
         else:
             if call.body.length is None:
                 raise S3Error("MissingContentLength")

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from awscrt import checksums as _crt
 
@@ -28,7 +28,7 @@ class _Digest(Protocol):
 class _Crc:
     """A CRC function `f(data, previous)` in the shape of hashlib."""
 
-    def __init__(self, function: Callable[[memoryview, int], int], size: int) -> None:
+    def __init__(self, function: Callable[[Any, int], int], size: int) -> None:
         self._function = function
         self._size = size
         self._value = 0
@@ -82,19 +82,23 @@ class BodyChecks:
         self.answer: list[tuple[str, str]] = []
         named: set[str] = set()
         for name, value in request.headers:
-            if name.startswith(_PREFIX) and name[len(_PREFIX):] not in _NOT_VALUES:
+            if name.startswith(_PREFIX) and name[len(_PREFIX) :] not in _NOT_VALUES:
                 self._add_checksum(name, value)
                 named.add(name)
         if payload in STREAMING and payload.endswith("-TRAILER"):
-            names = [n.strip().lower() for n in request.get("x-amz-trailer").split(",") if n.strip()]
+            listed = request.get("x-amz-trailer").split(",")
+            names = [n.strip().lower() for n in listed if n.strip()]
             for name in names:
                 if name.startswith(_PREFIX):
                     self._add_checksum(name, None)
                     named.add(name)
             self.trailer_names = frozenset(names)
         if len(named) > 1:
-            raise S3Error("InvalidRequest", "Expecting a single x-amz-checksum- header. "
-                          "Multiple checksum Types are not allowed.")
+            raise S3Error(
+                "InvalidRequest",
+                "Expecting a single x-amz-checksum- header. "
+                "Multiple checksum Types are not allowed.",
+            )
         if request.has("content-md5"):
             raw = _decode("Content-MD5", request.get("content-md5"), 16, "InvalidDigest")
             self._digests.append(("content-md5", _md5()))
@@ -104,7 +108,7 @@ class BodyChecks:
             self._expected["x-amz-content-sha256"] = bytes.fromhex(payload)
 
     def _add_checksum(self, name: str, value: str | None) -> None:
-        known = ALGORITHMS.get(name[len(_PREFIX):])
+        known = ALGORITHMS.get(name[len(_PREFIX) :])
         if known is None:
             raise S3Error("NotImplemented", f"{name} is not supported.")
         size, factory = known
@@ -120,7 +124,7 @@ class BodyChecks:
         """Headers that confirm the client's checksum; raises BadDigest or its kin."""
         for name, value in trailers:
             if name.startswith(_PREFIX) and name in self.trailer_names:
-                size, _ = ALGORITHMS[name[len(_PREFIX):]]
+                size, _ = ALGORITHMS[name[len(_PREFIX) :]]
                 self._expected[name] = _decode(name, value, size, "InvalidRequest")
         confirmed: list[tuple[str, str]] = []
         for name, digest in self._digests:
@@ -130,11 +134,14 @@ class BodyChecks:
             actual = digest.digest()
             if not hmac.compare_digest(actual, expected):
                 if name == "x-amz-content-sha256":
-                    raise S3Error("XAmzContentSHA256Mismatch",
-                                  ClientComputedContentSHA256=expected.hex(),
-                                  S3ComputedContentSHA256=actual.hex())
-                raise S3Error("BadDigest", f"The {name} you specified did not match the "
-                              "calculated checksum.")
+                    raise S3Error(
+                        "XAmzContentSHA256Mismatch",
+                        ClientComputedContentSHA256=expected.hex(),
+                        S3ComputedContentSHA256=actual.hex(),
+                    )
+                raise S3Error(
+                    "BadDigest", f"The {name} you specified did not match the calculated checksum."
+                )
             if name.startswith(_PREFIX):
                 confirmed.append((name, base64.b64encode(actual).decode()))
         if confirmed:

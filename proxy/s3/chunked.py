@@ -1,6 +1,6 @@
-"""Where does each chunk end, and is it signed? HTTP chunked coding and AWS's aws-chunked, one grammar.
+"""Where does each chunk end, and is it signed? HTTP's chunked coding and S3's aws-chunked.
 
-Both are `hex-size [;extension] CRLF data CRLF ... 0 CRLF trailers CRLF` (RFC 9112 section 7.1;
+One grammar: both are `hex-size [;extension] CRLF data CRLF ... 0 CRLF trailers CRLF` (RFC 9112 section 7.1;
 Amazon S3 "Transferring Payload in Multiple Chunks"). `ChunkFramer` is strict: CRLF only, capped
 lines, no sign or blank in a size. It hands out slices of what it was fed, so nothing is copied and
 a chunk may be of any size. `AwsChunked` adds signatures and the announced length. No I/O.
@@ -54,7 +54,7 @@ class ChunkFramer:
         while self.consumed < end and self._state != _DONE:
             if self._state == _DATA:
                 take = min(self._left, end - self.consumed)
-                piece = data[self.consumed:self.consumed + take]
+                piece = data[self.consumed : self.consumed + take]
                 self.consumed += take
                 self._left -= take
                 yield piece
@@ -78,7 +78,7 @@ class ChunkFramer:
                 self._state = _DONE
 
     def _read_line(self, data: memoryview) -> bytes | None:
-        window = bytes(data[self.consumed:self.consumed + MAX_LINE_BYTES + 2 - len(self._line)])
+        window = bytes(data[self.consumed : self.consumed + MAX_LINE_BYTES + 2 - len(self._line)])
         at = window.find(b"\n")
         if at < 0:
             self._line += window
@@ -118,8 +118,13 @@ class ChunkFramer:
 class AwsChunked(ChunkFramer):
     """Decodes an aws-chunked body of exactly `length` plaintext bytes."""
 
-    def __init__(self, length: int, verifier: ChunkVerifier | None, signed_trailer: bool,
-                 trailer_names: frozenset[str]) -> None:
+    def __init__(
+        self,
+        length: int,
+        verifier: ChunkVerifier | None,
+        signed_trailer: bool,
+        trailer_names: frozenset[str],
+    ) -> None:
         super().__init__()
         self._expected = length
         self._seen = 0
@@ -156,8 +161,9 @@ class AwsChunked(ChunkFramer):
             self._verifier.check_trailer(block, given[0])
         for name, _ in self.trailers:
             if name not in self._names and name != "x-amz-trailer-signature":
-                raise S3Error("InvalidRequest", "A trailer was sent that x-amz-trailer did not "
-                              "announce.")
+                raise S3Error(
+                    "InvalidRequest", "A trailer was sent that x-amz-trailer did not announce."
+                )
 
     def decode(self, data: memoryview) -> Iterator[memoryview]:
         """Plaintext slices of `data`; S3Error for a bad signature, length or grammar."""

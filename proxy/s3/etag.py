@@ -10,10 +10,15 @@ import re
 _MD5_SHAPED = re.compile(r'("?)([0-9a-fA-F]{32})("?)\Z')
 _SUFFIXED = re.compile(r'([0-9a-fA-F]{32})-0(?=["\s,;&]|\Z)')
 
-CONDITIONS = frozenset({
-    "if-match", "if-none-match", "if-range",
-    "x-amz-copy-source-if-match", "x-amz-copy-source-if-none-match",
-})
+CONDITIONS = frozenset(
+    {
+        "if-match",
+        "if-none-match",
+        "if-range",
+        "x-amz-copy-source-if-match",
+        "x-amz-copy-source-if-none-match",
+    }
+)
 
 
 def shown(etag: str) -> str:

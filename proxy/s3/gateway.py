@@ -97,7 +97,7 @@ class ClientWire(Wire):
     def __init__(self, gateway: "S3Gateway") -> None:
         super().__init__(gateway.buffer, gateway.config.limits.max_header_bytes)
         self._gateway = gateway
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._keep = True
         self._expects = False
         self._head_only = False
@@ -116,7 +116,7 @@ class ClientWire(Wire):
 
     @property
     def busy(self) -> bool:
-        return self._task is not None
+        return self.task is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -131,7 +131,7 @@ class ClientWire(Wire):
         self._head_only = request.method == "HEAD"
         self.started = self.finished = False
         self.request_id = native.random_bytes(8).hex().upper()
-        self._task = asyncio.get_running_loop().create_task(self._serve(request, body))
+        self.task = asyncio.get_running_loop().create_task(self._serve(request, body))
 
     async def _serve(self, request: Request, body: Body) -> None:
         try:
@@ -142,7 +142,7 @@ class ClientWire(Wire):
                 await self._linger(body)
                 self.transport.close()
             elif self._keep and not self._gateway.draining:
-                self._task = None
+                self.task = None
                 self.next_message()
             else:
                 self.transport.close()
@@ -150,7 +150,7 @@ class ClientWire(Wire):
             log.exception("request failed", request_id=self.request_id)
             self.abort()
         finally:
-            self._task = None
+            self.task = None
 
     async def _linger(self, body: Body) -> None:
         """Reads on for a while, so that the answer is not lost in a reset."""
@@ -161,12 +161,11 @@ class ClientWire(Wire):
                 await body.discard(_LINGER_BYTES)
 
     def broken(self, error: BaseException) -> None:
-        if self._task is None and not self.closed:
+        if self.task is None and not self.closed:
             self._head_only = False
             self.started, self._keep = False, False
             self.request_id = native.random_bytes(8).hex().upper()
-            code = ("RequestHeaderSectionTooLarge" if "too large" in str(error)
-                    else "InvalidRequest")
+            code = "RequestHeaderSectionTooLarge" if "too large" in str(error) else "InvalidRequest"
             self.fail(S3Error(code), "")
             self.transport.close()
 
@@ -174,12 +173,12 @@ class ClientWire(Wire):
         self._gateway.wires.discard(self)
         if self._body is not None:
             self._body.fail(ClientGone("the client closed the connection"))
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     def tick(self) -> None:
         """Called once per stall time-out."""
-        if self.stalled(self._task is None or self.reading_body):
+        if self.stalled(self.task is None or self.reading_body):
             self.abort()
 
     # -- the answer --------------------------------------------------------------------------------
@@ -213,7 +212,7 @@ class ClientWire(Wire):
             self._left -= len(data)
             assert self._left >= 0, "more body than announced"
         elif self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            data = b"%x\r\n%b\r\n" % (len(data), bytes(data))
         head, self._pending_head = self._pending_head, b""
         if head and len(data) <= _SMALL_BODY_BYTES:
             self.write(head + bytes(data))
@@ -247,8 +246,7 @@ class ClientWire(Wire):
         if self._head_only:
             self.start(error.status, headers, 0)
         else:
-            self.start(error.status, [("content-type", "application/xml"), *headers],
-                       len(document))
+            self.start(error.status, [("content-type", "application/xml"), *headers], len(document))
             self.write_body(document)
         self.finish()
 
@@ -257,7 +255,11 @@ class S3Gateway:
     """The server. Secrets are resolved at start; keys stay with the key service."""
 
     def __init__(
-        self, config: S3Config, keys: KeyService, *, resolve_secret: Callable[[SecretRef], str],
+        self,
+        config: S3Config,
+        keys: KeyService,
+        *,
+        resolve_secret: Callable[[SecretRef], str],
         sock: socket.socket | None = None,
     ) -> None:
         self.config = config
@@ -271,9 +273,12 @@ class S3Gateway:
         self._credentials: dict[str, tuple[str, Principal]] = {}
         self._date = (0, "")
         self._services = Services(
-            config, Buckets(config.buckets),
+            config,
+            Buckets(config.buckets),
             {o.name: Origin(o, resolve_secret, self.buffer) for o in config.origins},
-            keys, ObjectCache())
+            keys,
+            ObjectCache(),
+        )
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -297,13 +302,15 @@ class S3Gateway:
             return ClientWire(self)
 
         if self._sock is not None:
-            self._server = await loop.create_server(factory, sock=self._sock, ssl=context,
-                                                    backlog=_BACKLOG)
+            self._server = await loop.create_server(
+                factory, sock=self._sock, ssl=context, backlog=_BACKLOG
+            )
         elif listen.unix is not None:
             self._server = await loop.create_unix_server(factory, listen.unix, ssl=context)
         else:
             self._server = await loop.create_server(
-                factory, listen.host, listen.port, ssl=context, backlog=_BACKLOG)
+                factory, listen.host, listen.port, ssl=context, backlog=_BACKLOG
+            )
         self._ticker = loop.create_task(self._tick_forever())
 
     @property
@@ -325,8 +332,9 @@ class S3Gateway:
         for wire in list(self.wires):
             if not wire.busy:
                 wire.transport.close()
-        while any(w.busy for w in self.wires) and time.monotonic() < end:
-            await asyncio.sleep(0.02)
+        busy = [w.task for w in self.wires if w.task is not None]
+        if busy:
+            await asyncio.wait(busy, timeout=max(0.0, end - time.monotonic()))
         for wire in list(self.wires):
             wire.abort()
         if self._ticker is not None:
@@ -366,33 +374,47 @@ class S3Gateway:
             if sum(w.busy for w in self.wires) > self.config.limits.max_requests:
                 raise S3Error("SlowDown")
             target = target_of(request, self.config.host_suffix)
-            auth = verify(request, self._secret_of, datetime.now(UTC),
-                          self.config.limits.clock_skew_seconds,
-                          body.length is None or body.length > 0)
+            auth = verify(
+                request,
+                self._secret_of,
+                datetime.now(UTC),
+                self.config.limits.clock_skew_seconds,
+                body.length is None or body.length > 0,
+            )
             principal = self._credentials[auth.access_key][1]
             call, run = dispatch.prepare(
-                request, target, auth, principal, body, wire, self._services)
+                request, target, auth, principal, body, wire, self._services
+            )
             operation = call.operation
             await run(call)
         except Exception as error:
             self._failed(wire, request, operation, error)
         finally:
             wire.fed_by(None)
-            log.debug("request", id=wire.request_id, operation=operation, status=wire.status,
-                      seconds=round(time.perf_counter() - begun, 6))
+            log.debug(
+                "request",
+                id=wire.request_id,
+                operation=operation,
+                status=wire.status,
+                seconds=round(time.perf_counter() - begun, 6),
+            )
 
     def _secret_of(self, access_key: str) -> str | None:
         found = self._credentials.get(access_key)
         return found[0] if found else None
 
-    def _failed(
-        self, wire: ClientWire, request: Request, operation: str, error: Exception
-    ) -> None:
+    def _failed(self, wire: ClientWire, request: Request, operation: str, error: Exception) -> None:
         answer, level = _answer_to(error)
         if level is not None:
             getattr(log, level)(
-                "request failed", id=wire.request_id, operation=operation, code=answer.code,
-                cause=type(error).__name__, detail=str(error), begun=wire.started)
+                "request failed",
+                id=wire.request_id,
+                operation=operation,
+                code=answer.code,
+                cause=type(error).__name__,
+                detail=str(error),
+                begun=wire.started,
+            )
         if level == "exception":
             log.error("unexpected", exc_info=error)
         wire.fail(answer, request.path)
@@ -411,12 +433,11 @@ def _answer_to(error: Exception) -> tuple[S3Error, str | None]:
     if isinstance(error, Unsupported):
         return S3Error("NotImplemented", str(error)), None
     if isinstance(error, OriginFailed):
-        return S3Error("ServiceUnavailable", "The object store is not available now. "
-                       "Please retry."), "warning"
+        return S3Error(
+            "ServiceUnavailable", "The object store is not available now. Please retry."
+        ), "warning"
     if isinstance(error, ClientGone | ConnectionError):
         return S3Error("RequestTimeout"), "info"
     if isinstance(error, BadMessage):
         return S3Error("InvalidRequest", "The request body is not well formed."), "info"
     return S3Error("InternalError"), "exception"
-
-

@@ -32,9 +32,7 @@ def edit_listing(document: bytes, bucket: str, buckets: Buckets) -> bytes:
     return xml.serialise(root)
 
 
-def _edit_entry(
-    entry: ElementTree.Element, bucket: str, buckets: Buckets, encoded: bool
-) -> None:
+def _edit_entry(entry: ElementTree.Element, bucket: str, buckets: Buckets, encoded: bool) -> None:
     key = xml.text(entry, "Key")
     rule = buckets.find(bucket, unquote(key.replace("+", " ")) if encoded else key)
     if rule is None or rule.state == "plain":

@@ -29,7 +29,10 @@ class StreamOpener:
     """`feed` takes the stored bytes from `start` to `stop` in order; `finish` after the last."""
 
     def __init__(
-        self, object_key: KeyHandle, object_id: bytes, pieces: Sequence[Piece],
+        self,
+        object_key: KeyHandle,
+        object_id: bytes,
+        pieces: Sequence[Piece],
         first_header: bytes | None,
     ) -> None:
         """`first_header`: the first part's, where its chunks don't begin right behind it."""
@@ -44,8 +47,7 @@ class StreamOpener:
         self._take = 0
         self._first_header = first_header
         first, last = pieces[0].place, pieces[-1].place
-        self.start = first.stream_start + (
-            first.chunks.start if first_header is not None else 0)
+        self.start = first.stream_start + (first.chunks.start if first_header is not None else 0)
         self.stop = last.stream_start + last.chunks.stop
         self._next_piece()
 
@@ -112,7 +114,7 @@ class StreamOpener:
         if self._skip or len(plain) > self._take:
             drop = min(self._skip, len(plain))
             self._skip -= drop
-            plain = plain[drop:drop + self._take]
+            plain = plain[drop : drop + self._take]
         self._take -= len(plain)
         if plain:
             out.append(plain)

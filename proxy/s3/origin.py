@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httptools
@@ -202,7 +202,8 @@ class Exchange:
         """Runs `sending`; EarlyAnswer when the origin answers before it is through."""
         task = asyncio.ensure_future(sending)
         try:
-            await asyncio.wait({task, self.answer}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {task, self.answer}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise EarlyAnswer(await self.answer)
             return await task
@@ -229,7 +230,8 @@ class Origin:
         self._resolve = resolve_secret
         self._buffer = buffer
         parts = urlsplit(config.endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        usable = parts.scheme in ("http", "https") and parts.path in ("", "/")
+        if not usable or not parts.hostname:
             raise ConfigError(f"origin {config.name}: endpoint must be http(s)://host[:port]")
         self._tls = parts.scheme == "https"
         self._host = parts.hostname
@@ -241,7 +243,7 @@ class Origin:
         self._idle: deque[OriginWire] = deque()
         self._open: set[OriginWire] = set()
         self._fixed: OriginCredentials | None = None
-        self._provider: object | None = None
+        self._provider: Any = None
         self._frozen: OriginCredentials | None = None
         self._frozen_at = 0.0
 
@@ -250,14 +252,17 @@ class Origin:
         config = self._config
         if config.access_key is not None and config.secret_key is not None:
             self._fixed = OriginCredentials(
-                self._resolve(config.access_key), self._resolve(config.secret_key))
+                self._resolve(config.access_key), self._resolve(config.secret_key)
+            )
             return
         from aiobotocore.session import get_session
 
-        self._provider = await get_session().get_credentials()
+        self._provider = await get_session().get_credentials()  # type: ignore[no-untyped-call]
         if self._provider is None:
-            raise ConfigError(f"origin {self.name}: no credentials found in the environment, "
-                              "profile, web identity or instance metadata")
+            raise ConfigError(
+                f"origin {self.name}: no credentials found in the environment, "
+                "profile, web identity or instance metadata"
+            )
 
     async def close(self) -> None:
         for wire in list(self._open):
@@ -274,15 +279,26 @@ class Origin:
                     wire.stall()
 
     async def begin(
-        self, method: str, bucket: str, key: str, query: Query, headers: Headers,
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        query: Query,
+        headers: Headers,
         length: int | None,
     ) -> Exchange:
         """Sends the head of a request with a body of `length` bytes to be written after."""
         wire = await self._connection(fresh=False)
-        return self._start(wire, method, await self._head(method, bucket, key, query, headers, length))
+        head = await self._head(method, bucket, key, query, headers, length)
+        return self._start(wire, method, head)
 
     async def call(
-        self, method: str, bucket: str, key: str, query: Query, headers: Headers,
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        query: Query,
+        headers: Headers,
         body: bytes = b"",
     ) -> Response:
         """A request whose whole body is here; repeated once if a kept connection was dead."""
@@ -310,7 +326,12 @@ class Origin:
         return exchange
 
     async def _head(
-        self, method: str, bucket: str, key: str, query: Query, headers: Headers,
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        query: Query,
+        headers: Headers,
         length: int | None,
     ) -> bytes:
         credentials = await self._credentials()
@@ -321,8 +342,16 @@ class Origin:
             path = f"/{bucket}/{key}" if key else f"/{bucket}"
         path = encode_path(path.encode())
         text = encode_query(query)
-        signed = sign(method, authority, path, text, headers, credentials, self._config.region,
-                      datetime.now(UTC))
+        signed = sign(
+            method,
+            authority,
+            path,
+            text,
+            headers,
+            credentials,
+            self._config.region,
+            datetime.now(UTC),
+        )
         lines = [f"{method} {path}{'?' if text else ''}{text} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in signed]
         if length is not None:
@@ -334,7 +363,7 @@ class Origin:
             return self._fixed
         now = time.monotonic()
         if self._frozen is None or now - self._frozen_at > _CREDENTIALS_SECONDS:
-            frozen = await self._provider.get_frozen_credentials()  # type: ignore[union-attr,attr-defined]
+            frozen = await self._provider.get_frozen_credentials()
             self._frozen = OriginCredentials(frozen.access_key, frozen.secret_key, frozen.token)
             self._frozen_at = now
         return self._frozen
@@ -350,8 +379,11 @@ class Origin:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 _, wire = await loop.create_connection(
-                    lambda: OriginWire(self._buffer, self), self._host, self._port,
-                    ssl=self._context)
+                    lambda: OriginWire(self._buffer, self),
+                    self._host,
+                    self._port,
+                    ssl=self._context,
+                )
         except (OSError, TimeoutError, ssl.SSLError) as error:
             raise OriginFailed(f"origin {self.name} cannot be reached: {error}") from None
         self._open.add(wire)

@@ -48,8 +48,9 @@ def resolve(spec: RangeSpec, size: int) -> tuple[int, int]:
 
 
 def unsatisfiable(size: int) -> S3Error:
-    return S3Error("InvalidRange", headers=(("content-range", f"bytes */{size}"),),
-                   ActualObjectSize=str(size))
+    return S3Error(
+        "InvalidRange", headers=(("content-range", f"bytes */{size}"),), ActualObjectSize=str(size)
+    )
 
 
 def total_of(content_range: str) -> int | None:

@@ -41,8 +41,7 @@ _SUBRESOURCES: dict[tuple[str, bool], tuple[tuple[str, Route], ...]] = {
         ("legal-hold", Route("GetObjectLegalHold")),
         ("uploadId", Route("ListParts")),
         ("torrent", Route("GetObjectTorrent", "A torrent would carry sealed bytes.")),
-        ("annotation", Route("GetObjectAnnotation",
-                             "Annotations would be stored in the clear.")),
+        ("annotation", Route("GetObjectAnnotation", "Annotations would be stored in the clear.")),
     ),
     ("PUT", True): (
         ("acl", Route("PutObjectAcl")),
@@ -50,10 +49,15 @@ _SUBRESOURCES: dict[tuple[str, bool], tuple[tuple[str, Route], ...]] = {
         ("retention", Route("PutObjectRetention")),
         ("legal-hold", Route("PutObjectLegalHold")),
         ("encryption", Route("UpdateObjectEncryption")),
-        ("renameObject", Route("RenameObject", "A renamed object would not open: its envelope is "
-                               "bound to its name. Use CopyObject and DeleteObject.")),
-        ("annotation", Route("PutObjectAnnotation",
-                             "Annotations would be stored in the clear.")),
+        (
+            "renameObject",
+            Route(
+                "RenameObject",
+                "A renamed object would not open: its envelope is "
+                "bound to its name. Use CopyObject and DeleteObject.",
+            ),
+        ),
+        ("annotation", Route("PutObjectAnnotation", "Annotations would be stored in the clear.")),
     ),
     ("POST", True): (
         ("uploads", Route("CreateMultipartUpload")),
@@ -67,8 +71,9 @@ _SUBRESOURCES: dict[tuple[str, bool], tuple[tuple[str, Route], ...]] = {
     ),
 }
 # Query names that do not change which operation it is.
-_NEUTRAL = frozenset({"x-id", "versionid", "partnumber", "uploadid", "awsaccesskeyid", "signature",
-                      "expires"})
+_NEUTRAL = frozenset(
+    {"x-id", "versionid", "partnumber", "uploadid", "awsaccesskeyid", "signature", "expires"}
+)
 
 
 def target_of(request: Request, host_suffix: str | None) -> Target:
@@ -84,7 +89,7 @@ def target_of(request: Request, host_suffix: str | None) -> Target:
     if "\0" in text:
         raise S3Error("InvalidURI")
     if host_suffix and host.endswith("." + host_suffix.lower()):
-        bucket, key = host[:-len(host_suffix) - 1], text
+        bucket, key = host[: -len(host_suffix) - 1], text
     else:
         bucket, _, key = text.partition("/")
     if len(key.encode()) > MAX_KEY_BYTES:
@@ -118,8 +123,7 @@ def _object_route(request: Request, names: set[str]) -> Route:
         return Route("HeadObject")
     if method == "DELETE":
         return Route("DeleteObject")
-    unknown = [n for n in names
-               if n.lower() not in _NEUTRAL and not n.lower().startswith("x-amz-")]
+    unknown = [n for n in names if n.lower() not in _NEUTRAL and not n.lower().startswith("x-amz-")]
     if method == "PUT" and not unknown:
         if request.has("x-amz-copy-source"):
             return Route("CopyObject")
@@ -134,6 +138,7 @@ def _bucket_route(request: Request, names: set[str]) -> Route:
     if method == "POST":
         if "delete" in names:
             return Route("DeleteObjects")
-        return Route("PostObject", "Form uploads are not supported on sealed data yet. "
-                     "Use a presigned PUT.")
+        return Route(
+            "PostObject", "Form uploads are not supported on sealed data yet. Use a presigned PUT."
+        )
     return Route("Bucket")

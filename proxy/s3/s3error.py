@@ -14,7 +14,7 @@ _INTEGRITY = "The stored object failed its integrity check and was not returned.
 
 CODES: dict[str, tuple[int, str]] = {
     "AccessDenied": (403, "Access Denied"),
-    "AuthorizationHeaderMalformed": (400, "The authorization header that you provided is not valid."),
+    "AuthorizationHeaderMalformed": (400, "The authorization header is not valid."),
     "AuthorizationQueryParametersError": (400, "The query-string authentication is not valid."),
     "BadDigest": (400, "The Content-MD5 or checksum value that you specified did not match."),
     "EntityTooLarge": (400, "Your proposed upload exceeds the maximum allowed object size."),
@@ -36,18 +36,28 @@ CODES: dict[str, tuple[int, str]] = {
     "NoSuchBucket": (404, "The specified bucket does not exist"),
     "NoSuchKey": (404, "The specified key does not exist."),
     "NotImplemented": (501, "A header or operation that you provided is not implemented."),
-    "PreconditionFailed": (412, "At least one of the preconditions that you specified did not hold."),
+    "PreconditionFailed": (412, "At least one of the preconditions did not hold."),
     "RequestHeaderSectionTooLarge": (400, "Your request header section exceeds the maximum size."),
-    "RequestTimeTooSkewed": (403, "The difference between the request time and the server's time "
-                             "is too large."),
-    "RequestTimeout": (400, "Your socket connection to the server was not read from or written to "
-                       "within the timeout period."),
+    "RequestTimeTooSkewed": (
+        403,
+        "The difference between the request time and the server's time is too large.",
+    ),
+    "RequestTimeout": (
+        400,
+        "Your socket connection to the server was not read from or written to "
+        "within the timeout period.",
+    ),
     "ServiceUnavailable": (503, "Service is unable to handle request. Please retry."),
-    "SignatureDoesNotMatch": (403, "The request signature that the server calculated does not "
-                              "match the signature that you provided."),
+    "SignatureDoesNotMatch": (
+        403,
+        "The request signature that the server calculated does not "
+        "match the signature that you provided.",
+    ),
     "SlowDown": (503, "Please reduce your request rate."),
-    "XAmzContentSHA256Mismatch": (400, "The provided 'x-amz-content-sha256' header does not match "
-                                  "what was computed."),
+    "XAmzContentSHA256Mismatch": (
+        400,
+        "The provided 'x-amz-content-sha256' header does not match what was computed.",
+    ),
     "XAmzSealgateIntegrity": (500, _INTEGRITY),
 }
 
@@ -72,8 +82,13 @@ class S3Error(Exception):
 
     def to_xml(self, resource: str, request_id: str) -> bytes:
         """The error document that S3 clients parse."""
-        fields = {"Code": self.code, "Message": self.message, **self.extra,
-                  "Resource": resource, "RequestId": request_id}
+        fields = {
+            "Code": self.code,
+            "Message": self.message,
+            **self.extra,
+            "Resource": resource,
+            "RequestId": request_id,
+        }
         inner = "".join(f"<{name}>{escape(_clean(text))}</{name}>" for name, text in fields.items())
         return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'.encode()
 

@@ -25,10 +25,18 @@ STREAMING_SIGNED_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
 STREAMING_UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 STREAMING = frozenset({STREAMING_SIGNED, STREAMING_SIGNED_TRAILER, STREAMING_UNSIGNED_TRAILER})
 
-AUTH_QUERY = frozenset({
-    "x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-expires", "x-amz-signedheaders",
-    "x-amz-signature", "x-amz-security-token", "x-amz-content-sha256",
-})
+AUTH_QUERY = frozenset(
+    {
+        "x-amz-algorithm",
+        "x-amz-credential",
+        "x-amz-date",
+        "x-amz-expires",
+        "x-amz-signedheaders",
+        "x-amz-signature",
+        "x-amz-security-token",
+        "x-amz-content-sha256",
+    }
+)
 MAX_EXPIRES_SECONDS = 604_800  # seven days, the limit of SigV4
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
@@ -84,38 +92,49 @@ def _verify_header(
 ) -> Authenticated:
     scheme, _, rest = authorization.partition(" ")
     if scheme != _ALGORITHM:
-        raise S3Error("InvalidRequest", "The authorization mechanism you have provided is not "
-                      "supported. Please use AWS4-HMAC-SHA256.")
-    fields = dict(
-        part.strip().split("=", 1) for part in rest.split(",") if "=" in part
-    )
+        raise S3Error(
+            "InvalidRequest",
+            "The authorization mechanism you have provided is not "
+            "supported. Please use AWS4-HMAC-SHA256.",
+        )
+    fields = dict(part.strip().split("=", 1) for part in rest.split(",") if "=" in part)
     try:
         credential, signed, signature = (
-            fields["Credential"], fields["SignedHeaders"], fields["Signature"])
+            fields["Credential"],
+            fields["SignedHeaders"],
+            fields["Signature"],
+        )
     except KeyError:
         raise S3Error("AuthorizationHeaderMalformed") from None
     access_key, scope, date, region = _credential(credential, "AuthorizationHeaderMalformed")
     timestamp = request.get("x-amz-date") or _from_http_date(request.get("date"))
     when = _parse_timestamp(timestamp, "AccessDenied")
     if timestamp[:8] != date:
-        raise S3Error("AuthorizationHeaderMalformed",
-                      "The date in the credential scope does not match the request's date.")
+        raise S3Error(
+            "AuthorizationHeaderMalformed",
+            "The date in the credential scope does not match the request's date.",
+        )
     secret = secret_of(access_key)
     if secret is None:
         raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=access_key)
     if abs((now - when).total_seconds()) > skew_seconds:
-        raise S3Error("RequestTimeTooSkewed", RequestTime=timestamp,
-                      ServerTime=now.strftime("%Y%m%dT%H%M%SZ"))
+        raise S3Error(
+            "RequestTimeTooSkewed", RequestTime=timestamp, ServerTime=now.strftime("%Y%m%dT%H%M%SZ")
+        )
     payload = request.get("x-amz-content-sha256")
     if not payload:
         # curl before 8.? sends none and signs the hash of an empty body.
         if has_body:
-            raise S3Error("InvalidRequest", "Missing required header for this request: "
-                          "x-amz-content-sha256")
+            raise S3Error(
+                "InvalidRequest", "Missing required header for this request: x-amz-content-sha256"
+            )
         payload = EMPTY_SHA256
     if payload != UNSIGNED and payload not in STREAMING and not _HEX64.match(payload):
-        raise S3Error("InvalidArgument", "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, a "
-                      "supported STREAMING value, or a valid sha256 value.")
+        raise S3Error(
+            "InvalidArgument",
+            "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, a "
+            "supported STREAMING value, or a valid sha256 value.",
+        )
     key = signing_key(secret, date, region)
     names = signed.split(";")
     _check_signed_headers(request.headers, names)
@@ -134,24 +153,29 @@ def _verify_presigned(
             fields[name.lower()] = value
     try:
         algorithm, credential, timestamp, expires, signed, signature = (
-            fields["x-amz-" + n] for n in (
-                "algorithm", "credential", "date", "expires", "signedheaders", "signature"))
+            fields["x-amz-" + n]
+            for n in ("algorithm", "credential", "date", "expires", "signedheaders", "signature")
+        )
     except KeyError:
         raise S3Error(
             "AuthorizationQueryParametersError",
             "Query-string authentication version 4 requires the X-Amz-Algorithm, "
             "X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and "
-            "X-Amz-Expires parameters.") from None
+            "X-Amz-Expires parameters.",
+        ) from None
     if algorithm != _ALGORITHM:
         raise S3Error("AuthorizationQueryParametersError")
     access_key, scope, date, region = _credential(credential, "AuthorizationQueryParametersError")
     when = _parse_timestamp(timestamp, "AuthorizationQueryParametersError")
     if timestamp[:8] != date:
         raise S3Error("AuthorizationQueryParametersError")
-    if not (expires.isascii() and expires.isdigit() and 1 <= int(expires[:9])
-            <= MAX_EXPIRES_SECONDS):
-        raise S3Error("AuthorizationQueryParametersError",
-                      "X-Amz-Expires must be between 1 and 604800 seconds")
+    if not (
+        expires.isascii() and expires.isdigit() and 1 <= int(expires[:9]) <= MAX_EXPIRES_SECONDS
+    ):
+        raise S3Error(
+            "AuthorizationQueryParametersError",
+            "X-Amz-Expires must be between 1 and 604800 seconds",
+        )
     secret = secret_of(access_key)
     if secret is None:
         raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=access_key)
@@ -175,8 +199,11 @@ def _credential(credential: str, error: str) -> tuple[str, str, str, str]:
     # An access key may hold slashes; the scope's four fields may not.
     parts = credential.rsplit("/", 4)
     if len(parts) != 5 or parts[3] != "s3" or parts[4] != "aws4_request" or not parts[0]:
-        raise S3Error(error, "The credential is mal-formed; expecting "
-                      "\"<YOUR-AKID>/YYYYMMDD/REGION/s3/aws4_request\".")
+        raise S3Error(
+            error,
+            "The credential is mal-formed; expecting "
+            '"<YOUR-AKID>/YYYYMMDD/REGION/s3/aws4_request".',
+        )
     return parts[0], "/".join(parts[1:]), parts[1], parts[2]
 
 
@@ -186,8 +213,9 @@ def _parse_timestamp(text: str, error: str) -> datetime:
             raise ValueError
         return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
-        raise S3Error(error, "AWS authentication requires a valid Date or x-amz-date "
-                      "header") from None
+        raise S3Error(
+            error, "AWS authentication requires a valid Date or x-amz-date header"
+        ) from None
 
 
 def _from_http_date(text: str) -> str:
@@ -204,12 +232,19 @@ def _check_signed_headers(headers: Headers, signed: list[str]) -> None:
     for name, _ in headers:
         # The payload rule is part of the string that is signed, so it need not be a signed header.
         if name.startswith("x-amz-") and name not in names and name != "x-amz-content-sha256":
-            raise S3Error("AccessDenied", "There were headers present in the request which were "
-                          "not signed", HeadersNotSigned=name)
+            raise S3Error(
+                "AccessDenied",
+                "There were headers present in the request which were not signed",
+                HeadersNotSigned=name,
+            )
 
 
 def canonical_request(
-    method: str, path: str, query: str, headers: Iterable[tuple[str, str]], signed: list[str],
+    method: str,
+    path: str,
+    query: str,
+    headers: Iterable[tuple[str, str]],
+    signed: list[str],
     payload: str,
 ) -> str:
     """The six lines of the specification; `path` and `query` already in canonical form."""
@@ -227,8 +262,14 @@ def _string_to_sign(timestamp: str, scope: str, canonical: str) -> bytes:
 
 
 def _compare(
-    request: Request, query: Query, signed: list[str], payload: str, timestamp: str, scope: str,
-    key: bytes, signature: str,
+    request: Request,
+    query: Query,
+    signed: list[str],
+    payload: str,
+    timestamp: str,
+    scope: str,
+    key: bytes,
+    signature: str,
 ) -> None:
     canonical_query = encode_query(query)
     # Clients differ in which reserved characters of a key they escape; AWS signs the re-encoded
@@ -236,7 +277,8 @@ def _compare(
     encoded = encode_path(unquote_to_bytes(request.path))
     for path in dict.fromkeys((request.path, encoded)):
         canonical = canonical_request(
-            request.method, path, canonical_query, request.headers, signed, payload)
+            request.method, path, canonical_query, request.headers, signed, payload
+        )
         expected = hmac.digest(key, _string_to_sign(timestamp, scope, canonical), "sha256").hex()
         if hmac.compare_digest(expected, signature.encode("ascii", "replace").decode()):
             return
@@ -252,15 +294,20 @@ class ChunkVerifier:
 
     def check_chunk(self, digest_hex: str, signature: str) -> None:
         auth = self._auth
-        self._check(f"AWS4-HMAC-SHA256-PAYLOAD\n{auth.timestamp}\n{auth.scope}\n{self._previous}\n"
-                    f"{EMPTY_SHA256}\n{digest_hex}", signature)
+        self._check(
+            f"AWS4-HMAC-SHA256-PAYLOAD\n{auth.timestamp}\n{auth.scope}\n{self._previous}\n"
+            f"{EMPTY_SHA256}\n{digest_hex}",
+            signature,
+        )
 
     def check_trailer(self, block: bytes, signature: str) -> None:
         """`block` is `name:value\\n` for each trailer, in the order sent."""
         auth = self._auth
         digest = hashlib.sha256(block).hexdigest()
-        self._check(f"AWS4-HMAC-SHA256-TRAILER\n{auth.timestamp}\n{auth.scope}\n{self._previous}\n"
-                    f"{digest}", signature)
+        self._check(
+            f"AWS4-HMAC-SHA256-TRAILER\n{auth.timestamp}\n{auth.scope}\n{self._previous}\n{digest}",
+            signature,
+        )
 
     def _check(self, text: str, signature: str) -> None:
         expected = hmac.digest(self._auth.signing_key, text.encode(), "sha256").hex()
@@ -277,8 +324,15 @@ class OriginCredentials:
 
 
 def sign(
-    method: str, host: str, path: str, query: str, headers: Headers, credentials: OriginCredentials,
-    region: str, now: datetime, payload: str = UNSIGNED,
+    method: str,
+    host: str,
+    path: str,
+    query: str,
+    headers: Headers,
+    credentials: OriginCredentials,
+    region: str,
+    now: datetime,
+    payload: str = UNSIGNED,
 ) -> Headers:
     """`headers` plus host, date, payload rule and Authorization. `path`, `query` canonical.
 
@@ -294,6 +348,11 @@ def sign(
     canonical = canonical_request(method, path, query, out, signed, payload)
     key = signing_key(credentials.secret_key, timestamp[:8], region)
     signature = hmac.digest(key, _string_to_sign(timestamp, scope, canonical), "sha256").hex()
-    out.append(("authorization", f"{_ALGORITHM} Credential={credentials.access_key}/{scope}, "
-                f"SignedHeaders={';'.join(signed)}, Signature={signature}"))
+    out.append(
+        (
+            "authorization",
+            f"{_ALGORITHM} Credential={credentials.access_key}/{scope}, "
+            f"SignedHeaders={';'.join(signed)}, Signature={signature}",
+        )
+    )
     return out

@@ -10,8 +10,8 @@ on a whole transfer: `Wire.stalled` compares two looks at the counters.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
+from typing import cast
 
 from proxy.s3.chunked import BadFraming, ChunkFramer
 from proxy.s3.message import Headers, header
@@ -217,10 +217,8 @@ class Wire(asyncio.BufferedProtocol):
     # -- asyncio ---------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        with contextlib.suppress(NotImplementedError, AttributeError):
-            transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._shared
@@ -263,7 +261,7 @@ class Wire(asyncio.BufferedProtocol):
     def _received(self, data: memoryview) -> None:
         while len(data):
             if self._body is not None:
-                data = data[self._body.fed(data):]
+                data = data[self._body.fed(data) :]
                 continue
             if self._held & HELD_NEXT_MESSAGE:
                 if len(self._head) + len(data) > self._max_head + READ_BYTES:
@@ -275,16 +273,16 @@ class Wire(asyncio.BufferedProtocol):
     def _gather_head(self, data: memoryview) -> memoryview:
         searched = max(0, len(self._head) - 3)
         before = len(self._head)
-        self._head += data[:self._max_head + 4]
+        self._head += data[: self._max_head + 4]
         at = self._head.find(b"\r\n\r\n", searched)
         if at < 0:
             if len(self._head) > self._max_head:
                 raise BadMessage("head too large")
-            return data[self._max_head + 4:]
-        head = bytes(self._head[:at + 4])
+            return data[self._max_head + 4 :]
+        head = bytes(self._head[: at + 4])
         self._head.clear()
         self.head_received(head)
-        return data[at + 4 - before:]
+        return data[at + 4 - before :]
 
     def next_message(self) -> None:
         """Lets the next head be read: one that is already here at once."""

@@ -18,8 +18,17 @@ from proxy.s3.operations.put_object import check_headers, plaintext_only, with_e
 from proxy.s3.s3error import S3Error
 
 # What COPY takes along from the source besides x-amz-meta-*.
-_KEPT = frozenset({"cache-control", "content-disposition", "content-encoding", "content-language",
-                   "content-type", "expires", "x-amz-website-redirect-location"})
+_KEPT = frozenset(
+    {
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "expires",
+        "x-amz-website-redirect-location",
+    }
+)
 
 
 def source_of(call: Call) -> tuple[str, str, str]:
@@ -39,11 +48,16 @@ def source_of(call: Call) -> tuple[str, str, str]:
 def check_places(call: Call, source: BucketConfig) -> None:
     """Server-side copies stay within one origin and within protected places."""
     if source.origin != call.rule.origin:
-        raise S3Error("NotImplemented", "A copy between two origins is not supported; "
-                      "read and write the object instead.")
+        raise S3Error(
+            "NotImplemented",
+            "A copy between two origins is not supported; read and write the object instead.",
+        )
     if (source.state == "plain") != (call.rule.state == "plain"):
-        raise S3Error("NotImplemented", "A copy between a sealed and a plain place is not "
-                      "supported; read and write the object instead.")
+        raise S3Error(
+            "NotImplemented",
+            "A copy between a sealed and a plain place is not "
+            "supported; read and write the object instead.",
+        )
 
 
 async def copy_object(call: Call) -> None:
@@ -54,8 +68,11 @@ async def copy_object(call: Call) -> None:
     query: Query = [("versionId", version_id)] if version_id else []
     head = await call.origin.call("HEAD", bucket, key, query, [])
     if head.status != 200:
-        raise S3Error("AccessDenied") if head.status == 403 else S3Error(
-            "NoSuchKey" if head.status == 404 else "ServiceUnavailable")
+        raise (
+            S3Error("AccessDenied")
+            if head.status == 403
+            else S3Error("NoSuchKey" if head.status == 404 else "ServiceUnavailable")
+        )
     text = stored.envelope_text(head.headers)
     if text is None:
         raise S3Error("NotImplemented", "The source is not sealed; read and write it instead.")
@@ -63,20 +80,28 @@ async def copy_object(call: Call) -> None:
     if not isinstance(opened, OpenedEnvelope):
         stored_bytes = stored.stored_bytes_of(head) or 0
         _, opened = await stored.read_footer(
-            call, bucket, key, query, head.get("etag"), opened, stored_bytes)
+            call, bucket, key, query, head.get("etag"), opened, stored_bytes
+        )
     try:
         keys = await call.ring_keys(Action.SEAL)
         envelope = rewrap_envelope(opened, keys.active, call.target.bucket, call.target.key)
     finally:
         opened.close()
     headers = with_envelope(_metadata(call, head.headers), envelope)
-    headers.append(("x-amz-copy-source", "/" + encode_path(f"{bucket}/{key}".encode())
-                    + (f"?versionId={version_id}" if version_id else "")))
+    headers.append(
+        (
+            "x-amz-copy-source",
+            "/"
+            + encode_path(f"{bucket}/{key}".encode())
+            + (f"?versionId={version_id}" if version_id else ""),
+        )
+    )
     headers.append(("x-amz-metadata-directive", "REPLACE"))
     if not call.request.has("x-amz-copy-source-if-match"):
         headers.append(("x-amz-copy-source-if-match", head.get("etag")))
     response = await call.origin.call(
-        "PUT", call.target.bucket, call.target.key, call.origin_query(), headers)
+        "PUT", call.target.bucket, call.target.key, call.origin_query(), headers
+    )
     if response.status != 200:
         await call.relay(response)
         return
@@ -92,8 +117,12 @@ def _metadata(call: Call, source: Headers) -> Headers:
         return name in _KEPT or name.startswith("x-amz-meta-")
 
     own = call.origin_headers(
-        lambda n: plaintext_only(n) or n in ("x-amz-copy-source", "x-amz-metadata-directive")
-        or (not replace and is_metadata(n)))
+        lambda n: (
+            plaintext_only(n)
+            or n in ("x-amz-copy-source", "x-amz-metadata-directive")
+            or (not replace and is_metadata(n))
+        )
+    )
     if replace:
         return own
     return own + [(n, v) for n, v in source if is_metadata(n) and n != METADATA_NAME]

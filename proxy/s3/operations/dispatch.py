@@ -29,8 +29,11 @@ Operation = Callable[[Call], Awaitable[None]]
 
 
 async def _multipart(call: Call) -> None:
-    raise S3Error("NotImplemented", "Multipart uploads to a sealed place are not supported. Send "
-                  "the object in one PUT (up to 5 GiB; boto3: raise multipart_threshold).")
+    raise S3Error(
+        "NotImplemented",
+        "Multipart uploads to a sealed place are not supported. Send "
+        "the object in one PUT (up to 5 GiB; boto3: raise multipart_threshold).",
+    )
 
 
 _PROTECTED: dict[str, Operation] = {
@@ -51,8 +54,13 @@ _BUCKET: dict[str, Operation] = {
 
 
 def prepare(
-    request: Request, target: Target, auth: Authenticated, principal: Principal, body: Body,
-    writer: ResponseWriter, services: Services,
+    request: Request,
+    target: Target,
+    auth: Authenticated,
+    principal: Principal,
+    body: Body,
+    writer: ResponseWriter,
+    services: Services,
 ) -> tuple[Call, Operation]:
     """The call and what runs it; S3Error where it is refused."""
     found = route(request, target)

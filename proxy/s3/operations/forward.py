@@ -21,7 +21,8 @@ async def forward(call: Call) -> None:
         return
     document, headers = await _document(call)
     response = await call.origin.call(
-        request.method, target.bucket, target.key, call.origin_query(), headers, document)
+        request.method, target.bucket, target.key, call.origin_query(), headers, document
+    )
     try:
         await call.relay(response)
     finally:
@@ -37,13 +38,15 @@ async def delete_objects(call: Call) -> None:
         headers = [h for h in headers if not _is_checksum(h[0])]
         headers.append(_content_md5(document))
     response = await call.origin.call(
-        "POST", call.target.bucket, "", call.origin_query(), headers, document)
+        "POST", call.target.bucket, "", call.origin_query(), headers, document
+    )
     await call.relay(response)
 
 
 async def get_object_attributes(call: Call) -> None:
     response = await call.origin.call(
-        "GET", call.target.bucket, call.target.key, call.origin_query(), call.origin_headers())
+        "GET", call.target.bucket, call.target.key, call.origin_query(), call.origin_headers()
+    )
     if response.status != 200:
         await call.relay(response)
         return
@@ -54,7 +57,8 @@ async def get_object_attributes(call: Call) -> None:
 async def list_bucket(call: Call) -> None:
     """GET on a bucket: lists get plaintext sizes, other documents pass."""
     response = await call.origin.call(
-        "GET", call.target.bucket, "", call.origin_query(), call.origin_headers())
+        "GET", call.target.bucket, "", call.origin_query(), call.origin_headers()
+    )
     if response.status != 200:
         await call.relay(response)
         return
@@ -97,22 +101,19 @@ def _without_length(headers: Headers) -> Headers:
 
 async def _document(call: Call) -> tuple[bytes, Headers]:
     call.writer.send_continue()
-    if call.body.complete and call.body.length == 0 and not call.request.has("x-amz-trailer"):
-        body, confirmed = b"", []
-        if call.request.method in ("PUT", "POST"):
-            body, confirmed = await PlainBody(call).read(_MAX_DOCUMENT_BYTES)
-    else:
-        body, confirmed = await PlainBody(call).read(_MAX_DOCUMENT_BYTES)
+    body, confirmed = await PlainBody(call).read(_MAX_DOCUMENT_BYTES)
     headers = call.origin_headers()
     known = {n for n, _ in headers}
-    headers += [(n, v) for n, v in confirmed
-                if n not in known and n != "x-amz-checksum-type"]
+    headers += [(n, v) for n, v in confirmed if n not in known and n != "x-amz-checksum-type"]
     return body, headers
 
 
 def _is_checksum(name: str) -> bool:
-    return (name.startswith("x-amz-checksum-") or name == "content-md5"
-            or name == "x-amz-sdk-checksum-algorithm")
+    return (
+        name.startswith("x-amz-checksum-")
+        or name == "content-md5"
+        or name == "x-amz-sdk-checksum-algorithm"
+    )
 
 
 def _content_md5(document: bytes) -> tuple[str, str]:
@@ -127,8 +128,13 @@ async def _forward_stream(call: Call) -> None:
     body = PlainBody(call)
     drop = frozenset({"x-amz-sdk-checksum-algorithm"}) if body.has_trailer_checksum else frozenset()
     exchange = await call.origin.begin(
-        call.request.method, call.target.bucket, call.target.key, call.origin_query(),
-        call.origin_headers(lambda n: n in drop), body.length)
+        call.request.method,
+        call.target.bucket,
+        call.target.key,
+        call.origin_query(),
+        call.origin_headers(lambda n: n in drop),
+        body.length,
+    )
     held = b""
 
     def send(piece: memoryview) -> None:

@@ -33,8 +33,9 @@ async def get_object(call: Call) -> None:
     part = call.request.param("partNumber")
     if part is not None:
         if spec is not None:
-            raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query "
-                          "parameter")
+            raise S3Error(
+                "InvalidRequest", "Cannot specify both Range header and partNumber query parameter"
+            )
         if not (part.isascii() and part.isdigit() and 1 <= int(part[:6]) <= 10_000):
             raise S3Error("InvalidArgument", "Part number must be an integer between 1 and 10000")
     for _ in range(_ATTEMPTS):
@@ -63,8 +64,9 @@ _PART_QUERY = frozenset({"partnumber"})
 
 
 async def _fetch(call: Call, headers: Headers) -> Response:
-    return await call.origin.call("GET", call.target.bucket, call.target.key,
-                                  call.origin_query(_PART_QUERY), headers)
+    return await call.origin.call(
+        "GET", call.target.bucket, call.target.key, call.origin_query(_PART_QUERY), headers
+    )
 
 
 # -- whole -----------------------------------------------------------------------------------------
@@ -82,8 +84,7 @@ async def _whole(call: Call, response: Response | None = None) -> None:
             return
         if text is None:
             raise IntegrityError("an object without envelope in a sealed place")
-        opened, keys = await stored.open_with_keys(
-            call, text, call.target.bucket, call.target.key)
+        opened, keys = await stored.open_with_keys(call, text, call.target.bucket, call.target.key)
         stored_bytes = stored.stored_bytes_of(response)
         if stored_bytes is None:
             raise IntegrityError("the origin tells no length")
@@ -91,16 +92,23 @@ async def _whole(call: Call, response: Response | None = None) -> None:
         known: Footer | None = None
         if isinstance(opened, UploadEnvelope) or opened.kind is Kind.MULTIPART:
             known, opened = await stored.read_footer(
-                call, call.target.bucket, call.target.key, call.origin_query(),
-                response.get("etag"), opened, stored_bytes)
+                call,
+                call.target.bucket,
+                call.target.key,
+                call.origin_query(),
+                response.get("etag"),
+                opened,
+                stored_bytes,
+            )
         try:
             entries = known.entries if known else stored.single_entry(plain)
             layout = Layout([e.length for e in entries])
             pieces = [Piece(entries[p.index], p) for p in layout.whole()]
             opener = StreamOpener(opened.object_key, opened.object_id, pieces, None)
             headers = _object_headers(response)
-            await _stream(call, response, opener, 200, headers, plain,
-                          _FooterCheck(opened, stored_bytes))
+            await _stream(
+                call, response, opener, 200, headers, plain, _FooterCheck(opened, stored_bytes)
+            )
             call.services.keys.note_bytes(keys, plain)
         finally:
             opened.close()
@@ -121,8 +129,9 @@ class _FooterCheck:
         self._data += data
 
     def finish(self) -> None:
-        footer.parse(self._opened.object_key, self._opened.object_id, self._stored,
-                     bytes(self._data))
+        footer.parse(
+            self._opened.object_key, self._opened.object_id, self._stored, bytes(self._data)
+        )
 
 
 # -- range -----------------------------------------------------------------------------------------
@@ -133,7 +142,8 @@ async def _ranged(call: Call, spec: RangeSpec | None, part: int | None) -> None:
     known = cache.get(_where(call))
     probe: Response | None = None
     if known is None or call.request.has("if-match") or call.request.has("if-range"):
-        probe = await _fetch(call, [*_client_headers(call), ("range", f"bytes=0-{HEADER_BYTES - 1}")])
+        wanted = ("range", f"bytes=0-{HEADER_BYTES - 1}")
+        probe = await _fetch(call, [*_client_headers(call), wanted])
         if probe.status == 200:  # an origin that ignores ranges
             await _whole(call, probe)
             return
@@ -145,20 +155,28 @@ async def _ranged(call: Call, spec: RangeSpec | None, part: int | None) -> None:
             return
     opened: OpenedEnvelope | UploadEnvelope
     opened, keys = await stored.open_with_keys(
-        call, known.envelope, call.target.bucket, call.target.key)
+        call, known.envelope, call.target.bucket, call.target.key
+    )
     if isinstance(opened, UploadEnvelope) or opened.kind is Kind.MULTIPART:
         if isinstance(known.footer, Footer) and isinstance(opened, UploadEnvelope):
             prefix = known.footer.prefix
             opened = opened.resolve(prefix.ring_version_id, prefix.upload_hash)
         elif not isinstance(known.footer, Footer):
             known.footer, opened = await stored.read_footer(
-                call, call.target.bucket, call.target.key, call.origin_query(_PART_QUERY),
-                known.etag, opened, known.stored_bytes)
+                call,
+                call.target.bucket,
+                call.target.key,
+                call.origin_query(_PART_QUERY),
+                known.etag,
+                opened,
+                known.stored_bytes,
+            )
     assert isinstance(opened, OpenedEnvelope)
     try:
         plain = stored.plain_bytes(known.stored_bytes)
-        entries = (known.footer.entries if isinstance(known.footer, Footer)
-                   else stored.single_entry(plain))
+        entries = (
+            known.footer.entries if isinstance(known.footer, Footer) else stored.single_entry(plain)
+        )
         layout = Layout([e.length for e in entries])
         extra: Headers = []
         if part is None:
@@ -215,19 +233,28 @@ def _if_range_holds(call: Call, probe: Response) -> bool:
 
 
 async def _send_range(
-    call: Call, known: StoredObject, opened: OpenedEnvelope, layout: Layout, first: int, last: int,
-    plain: int, extra: Headers,
+    call: Call,
+    known: StoredObject,
+    opened: OpenedEnvelope,
+    layout: Layout,
+    first: int,
+    last: int,
+    plain: int,
+    extra: Headers,
 ) -> None:
-    entries = known.footer.entries if isinstance(known.footer, Footer) else (
-        stored.single_entry(plain))
+    entries = (
+        known.footer.entries if isinstance(known.footer, Footer) else (stored.single_entry(plain))
+    )
     pieces = [Piece(entries[p.index], p) for p in layout.locate(first, last)]
     place = pieces[0].place
     header: bytes | None = None
     if place.chunks.first_chunk:
         header = known.part_headers.get(place.index)
         if header is None:
-            answer = await _fetch(call, _range_headers(
-                call, known, place.stream_start, place.stream_start + HEADER_BYTES))
+            answer = await _fetch(
+                call,
+                _range_headers(call, known, place.stream_start, place.stream_start + HEADER_BYTES),
+            )
             if answer.status != 206:
                 raise await _refused(answer)
             header = await answer.read(HEADER_BYTES)
@@ -242,10 +269,14 @@ async def _send_range(
         if response.status != 206:
             raise await _refused(response)
         if response.get("etag") != known.etag or (
-                stored.stored_bytes_of(response) != known.stored_bytes):
+            stored.stored_bytes_of(response) != known.stored_bytes
+        ):
             raise stored.Changed
-        headers = [*_object_headers(response), ("content-range", f"bytes {first}-{last}/{plain}"),
-                   *extra]
+        headers = [
+            *_object_headers(response),
+            ("content-range", f"bytes {first}-{last}/{plain}"),
+            *extra,
+        ]
         await _stream(call, response, opener, 206, headers, last - first + 1, None)
     finally:
         if not response.body.complete:
@@ -282,8 +313,13 @@ def _object_headers(response: Response) -> Headers:
 
 
 async def _stream(
-    call: Call, response: Response, opener: StreamOpener, status: int, headers: Headers,
-    length: int, rest: _FooterCheck | None,
+    call: Call,
+    response: Response,
+    opener: StreamOpener,
+    status: int,
+    headers: Headers,
+    length: int,
+    rest: _FooterCheck | None,
 ) -> None:
     """Opens the body into the client's connection, always one piece behind."""
     writer = call.writer
@@ -293,11 +329,11 @@ async def _stream(
 
     def sink(data: memoryview) -> None:
         nonlocal held, seen
-        stream = data[:max(0, total - seen)]
+        stream = data[: max(0, total - seen)]
         seen += len(data)
         plain = opener.feed(stream)
         if rest is not None and len(stream) < len(data):
-            rest.feed(data[len(stream):])
+            rest.feed(data[len(stream) :])
         if plain:
             if held:
                 if not writer.started:
@@ -331,7 +367,8 @@ async def _plain_range(call: Call) -> None:
     """A plaintext object in a mixed place: the client's own request, untouched."""
     headers = call.origin_headers()
     response = await call.origin.call(
-        "GET", call.target.bucket, call.target.key, call.origin_query(), headers)
+        "GET", call.target.bucket, call.target.key, call.origin_query(), headers
+    )
     if stored.envelope_text(response.headers) is not None:
         response.wire.abort()
         raise stored.Changed

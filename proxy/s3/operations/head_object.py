@@ -18,8 +18,12 @@ _PART_QUERY = frozenset({"partnumber"})
 
 async def head_object(call: Call) -> None:
     response = await call.origin.call(
-        "HEAD", call.target.bucket, call.target.key, call.origin_query(_PART_QUERY),
-        call.origin_headers(lambda n: n in _NOT_SENT))
+        "HEAD",
+        call.target.bucket,
+        call.target.key,
+        call.origin_query(_PART_QUERY),
+        call.origin_headers(lambda n: n in _NOT_SENT),
+    )
     text = stored.envelope_text(response.headers)
     if response.status != 200 or (text is None and call.rule.state == "mixed"):
         headers = relayed(response.headers, stored.not_for_client)

@@ -23,15 +23,17 @@ _METADATA_BYTES = 2048
 
 _REFUSED_HEADERS = {
     "x-amz-write-offset-bytes": "Appending to a sealed object is not possible.",
-    "x-amz-server-side-encryption-customer-algorithm":
-        "SSE-C on top of a sealed object is not supported.",
+    "x-amz-server-side-encryption-customer-algorithm": "SSE-C on top of a sealed object is not supported.",
 }
 
 
 def plaintext_only(name: str) -> bool:
     """Headers that speak of the plaintext: verified here, wrong for what is stored."""
-    return (name.startswith("x-amz-checksum-") or name == METADATA_NAME
-            or name in ("x-amz-sdk-checksum-algorithm", "content-md5"))
+    return (
+        name.startswith("x-amz-checksum-")
+        or name == METADATA_NAME
+        or name in ("x-amz-sdk-checksum-algorithm", "content-md5")
+    )
 
 
 def check_headers(call: Call) -> None:
@@ -50,9 +52,13 @@ def with_envelope(headers: Headers, envelope: str) -> Headers:
     used = sum(len(n) - prefix + len(v) for n, v in out if n.startswith("x-amz-meta-"))
     if used > _METADATA_BYTES:
         own = len(envelope) + len(METADATA_NAME) - prefix
-        raise S3Error("MetadataTooLarge", f"Your metadata headers exceed the maximum allowed "
-                      f"metadata size, of which {own} bytes are the gateway's.",
-                      Size=str(used), MaxSizeAllowed=str(_METADATA_BYTES))
+        raise S3Error(
+            "MetadataTooLarge",
+            f"Your metadata headers exceed the maximum allowed "
+            f"metadata size, of which {own} bytes are the gateway's.",
+            Size=str(used),
+            MaxSizeAllowed=str(_METADATA_BYTES),
+        )
     return out
 
 
@@ -60,19 +66,29 @@ async def put_object(call: Call) -> None:
     check_headers(call)
     body = PlainBody(call)
     if body.length > MAX_PLAIN_BYTES:
-        raise S3Error("EntityTooLarge", "Your proposed upload exceeds the maximum allowed object "
-                      f"size of {MAX_PLAIN_BYTES} bytes for a single request.",
-                      ProposedSize=str(body.length), MaxSizeAllowed=str(MAX_PLAIN_BYTES))
+        raise S3Error(
+            "EntityTooLarge",
+            "Your proposed upload exceeds the maximum allowed object "
+            f"size of {MAX_PLAIN_BYTES} bytes for a single request.",
+            ProposedSize=str(body.length),
+            MaxSizeAllowed=str(MAX_PLAIN_BYTES),
+        )
     keys = await call.ring_keys(Action.SEAL)
     version = keys.active
     object_key, object_id = native.key_random(), native.random_bytes(16)
     try:
         envelope = seal_envelope(
-            version, call.target.bucket, call.target.key, object_key, object_id)
+            version, call.target.bucket, call.target.key, object_key, object_id
+        )
         headers = with_envelope(call.origin_headers(plaintext_only), envelope)
         exchange = await call.origin.begin(
-            "PUT", call.target.bucket, call.target.key, call.origin_query(), headers,
-            stored_size(body.length))
+            "PUT",
+            call.target.bucket,
+            call.target.key,
+            call.origin_query(),
+            headers,
+            stored_size(body.length),
+        )
         try:
             exchange.wire.fed_by(call.writer.wire)
             call.writer.send_continue()
@@ -105,7 +121,12 @@ async def answer_upload(call: Call, response: Response, confirmed: Headers) -> N
         await call.relay(response)
         return
     await response.read(64 * 1024)
-    headers = relayed(response.headers, lambda n: n.startswith("x-amz-checksum-")
-                      or n in ("x-amz-object-size", "content-type", "content-length"))
+    headers = relayed(
+        response.headers,
+        lambda n: (
+            n.startswith("x-amz-checksum-")
+            or n in ("x-amz-object-size", "content-type", "content-length")
+        ),
+    )
     headers = [(n, etag.shown(v) if n == "etag" else v) for n, v in headers]
     call.reply(200, headers + confirmed)

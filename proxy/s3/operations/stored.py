@@ -24,10 +24,16 @@ from proxy.s3.ranges import total_of
 
 T = TypeVar("T")
 FIRST_TAIL_BYTES = 16 * 1024  # the tail and the entries of about a thousand parts
-_CIPHERTEXT_HEADERS = frozenset({
-    METADATA_NAME, "content-range", "accept-ranges", "x-amz-mp-parts-count", "x-amz-object-size",
-    "content-md5",
-})
+_CIPHERTEXT_HEADERS = frozenset(
+    {
+        METADATA_NAME,
+        "content-range",
+        "accept-ranges",
+        "x-amz-mp-parts-count",
+        "x-amz-object-size",
+        "content-md5",
+    }
+)
 
 
 class Changed(Exception):
@@ -85,8 +91,13 @@ def plain_bytes(stored: int) -> int:
 
 
 async def read_footer(
-    call: Call, bucket: str, key: str, query: Query, etag: str,
-    opened: OpenedEnvelope | UploadEnvelope, stored_bytes: int,
+    call: Call,
+    bucket: str,
+    key: str,
+    query: Query,
+    etag: str,
+    opened: OpenedEnvelope | UploadEnvelope,
+    stored_bytes: int,
 ) -> tuple[Footer, OpenedEnvelope]:
     """Footer of a multipart object, by one suffix range (two where it has very many parts)."""
     wanted = FIRST_TAIL_BYTES
@@ -104,9 +115,7 @@ async def read_footer(
     raise IntegrityError("the footer names more parts than it holds")
 
 
-async def _suffix(
-    call: Call, bucket: str, key: str, query: Query, etag: str, length: int
-) -> bytes:
+async def _suffix(call: Call, bucket: str, key: str, query: Query, etag: str, length: int) -> bytes:
     headers: Headers = [("range", f"bytes=-{length}"), ("if-match", etag)]
     response = await call.origin.call("GET", bucket, key, query, headers)
     if response.status == 412:
