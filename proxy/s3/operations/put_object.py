@@ -23,7 +23,7 @@ _METADATA_BYTES = 2048
 
 _REFUSED_HEADERS = {
     "x-amz-write-offset-bytes": "Appending to a sealed object is not possible.",
-    "x-amz-server-side-encryption-customer-algorithm": "SSE-C on top of a sealed object is not supported.",
+    "x-amz-server-side-encryption-customer-algorithm": "SSE-C on a sealed object is not supported.",
 }
 
 
