@@ -19,7 +19,9 @@ class KeyHandle:
     def same(self, other: KeyHandle) -> bool: ...  # constant time
 
 def arena_init(slots: int = 4096, allow_unlocked: bool = False) -> None: ...  # idempotent
-def arena_report() -> dict[str, object]: ...  # backend, locked, slots, used, slot_bytes, engine, openssl
+def arena_report() -> dict[
+    str, object
+]: ...  # backend, locked, slots, used, slot_bytes, engine, openssl
 def debug_counters() -> dict[str, int]: ...  # live slots, contexts, buffers (zeros in release)
 def key_random() -> KeyHandle: ...
 def key_import(secret: bytearray | memoryview) -> KeyHandle: ...  # 32 bytes; source wiped in place
@@ -29,7 +31,9 @@ def ct_equal(a: bytes, b: bytes) -> bool: ...
 def harden_process() -> dict[str, bool]: ...  # PR_SET_DUMPABLE 0, RLIMIT_CORE 0
 
 # ---- mac.pyx ---------------------------------------------------------------------------------
-def hkdf_sha256(key: KeyHandle, salt: bytes, info: bytes) -> KeyHandle: ...  # RFC 5869, 32 bytes out
+def hkdf_sha256(
+    key: KeyHandle, salt: bytes, info: bytes
+) -> KeyHandle: ...  # RFC 5869, 32 bytes out
 def hkdf_sha256_public(key: KeyHandle, salt: bytes, info: bytes, n: int) -> bytes: ...  # ids only
 def hmac_sha256(key: KeyHandle, data: bytes) -> bytes: ...
 def scrypt_key(passphrase: bytearray, salt: bytes, n: int, r: int, p: int) -> KeyHandle: ...
@@ -37,11 +41,15 @@ def scrypt_key(passphrase: bytearray, salt: bytes, n: int, r: int, p: int) -> Ke
 # ---- aead.pyx --------------------------------------------------------------------------------
 def engines() -> list[str]: ...  # e.g. ["ipsec-mb", "libcrypto"], best first
 def use_engine(name: str) -> None: ...
-def gcm_seal(key: KeyHandle, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes: ...  # 12-byte nonce
+def gcm_seal(
+    key: KeyHandle, nonce: bytes, plaintext: bytes, aad: bytes
+) -> bytes: ...  # 12-byte nonce
 def gcm_open(key: KeyHandle, nonce: bytes, sealed: bytes, aad: bytes) -> bytes: ...
 def xaes_seal(key: KeyHandle, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes: ...  # 24
 def xaes_open(key: KeyHandle, nonce: bytes, sealed: bytes, aad: bytes) -> bytes: ...
-def wrap_key(kek: KeyHandle, key: KeyHandle, nonce: bytes, aad: bytes) -> bytes: ...  # AES-256-GCM, 48 bytes
+def wrap_key(
+    kek: KeyHandle, key: KeyHandle, nonce: bytes, aad: bytes
+) -> bytes: ...  # AES-256-GCM, 48 bytes
 def unwrap_key(kek: KeyHandle, nonce: bytes, wrapped: bytes, aad: bytes) -> KeyHandle: ...
 
 # ---- column.pyx ------------------------------------------------------------------------------
@@ -62,7 +70,9 @@ class ColumnCodec:
         canonical_kind: int = 0,
         canonical_call: Callable[[bytes], bytes] | None = None,
     ) -> None: ...
-    def add_key(self, key_id: bytes, seal: KeyHandle, equality: KeyHandle | None, active: bool) -> None: ...
+    def add_key(
+        self, key_id: bytes, seal: KeyHandle, equality: KeyHandle | None, active: bool
+    ) -> None: ...
     @property
     def alive(self) -> bool: ...  # every key in it still lives
     @property
@@ -71,7 +81,9 @@ class ColumnCodec:
     def open(self, value: bytes) -> bytes: ...
     def seal_many(self, plains: Sequence[bytes | None]) -> list[bytes | None]: ...
     def open_many(self, values: Sequence[bytes | None]) -> list[bytes | None]: ...
-    def tag(self, plain: bytes) -> bytes: ...  # 16 bytes, active index key (canonical form taken inside)
+    def tag(
+        self, plain: bytes
+    ) -> bytes: ...  # 16 bytes, active index key (canonical form taken inside)
     def tags(self, plain: bytes) -> list[bytes]: ...  # active first, then retired
 
 # ---- chunks.pyx ------------------------------------------------------------------------------
@@ -81,14 +93,20 @@ class PartSealer:
     def __init__(self, key: KeyHandle, context: bytes) -> None: ...  # random salt
     @property
     def header(self) -> bytes: ...  # 24-byte salt ‖ 32-byte commitment
-    def update(self, data: bytes | bytearray | memoryview) -> bytes: ...  # whole sealed chunks ready
+    def update(
+        self, data: bytes | bytearray | memoryview
+    ) -> bytes: ...  # whole sealed chunks ready
     def finish(self) -> bytes: ...  # last, short chunk
 
 class PartOpener:
     """Opens chunks first..last of one stream; raises OpenFailed on the first bad chunk."""
 
-    def __init__(self, key: KeyHandle, context: bytes, header: bytes, first_chunk: int = 0) -> None: ...
-    def update(self, data: bytes | bytearray | memoryview) -> bytes: ...  # plaintext of whole chunks
+    def __init__(
+        self, key: KeyHandle, context: bytes, header: bytes, first_chunk: int = 0
+    ) -> None: ...
+    def update(
+        self, data: bytes | bytearray | memoryview
+    ) -> bytes: ...  # plaintext of whole chunks
     def finish(self, at_end: bool = True) -> bytes: ...
     # at_end=True: what is buffered must be the final (short) chunk; False: a range that stops
     # at a chunk border, nothing may be left over
@@ -116,8 +134,12 @@ class Pkcs11Module:
     def login(self, session: int, pin: bytearray) -> None: ...
     def find_key(self, session: int, label: bytes | None, id: bytes | None) -> int: ...
     def generate_aes_key(self, session: int, label: bytes, id: bytes) -> int: ...
-    def gcm_wrap(self, session: int, key: int, iv: bytes, secret: KeyHandle, aad: bytes) -> bytes: ...
-    def gcm_unwrap(self, session: int, key: int, iv: bytes, wrapped: bytes, aad: bytes) -> KeyHandle: ...
+    def gcm_wrap(
+        self, session: int, key: int, iv: bytes, secret: KeyHandle, aad: bytes
+    ) -> bytes: ...
+    def gcm_unwrap(
+        self, session: int, key: int, iv: bytes, wrapped: bytes, aad: bytes
+    ) -> KeyHandle: ...
     def gcm_encrypt(self, session: int, key: int, iv: bytes, data: bytes, aad: bytes) -> bytes: ...
     def gcm_decrypt(self, session: int, key: int, iv: bytes, data: bytes, aad: bytes) -> bytes: ...
     def random(self, session: int, n: int) -> bytes: ...

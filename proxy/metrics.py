@@ -1,7 +1,7 @@
 """Every metric of the product, in one place. Leaf module.
 
-Names have base units and `_total` for counters; labels are few and never text of a user. With several
-workers, prometheus-client's multiprocess mode (PROMETHEUS_MULTIPROC_DIR) adds them up.
+Names have base units and `_total` for counters; labels are few and never text of a user. With
+several workers, prometheus-client's multiprocess mode (PROMETHEUS_MULTIPROC_DIR) adds them up.
 """
 
 from prometheus_client import Counter, Gauge, Histogram

@@ -167,7 +167,7 @@ class S3Config(_Model):
 
 
 class PolicyRule(_Model):
-    """`principals` like "postgres:app", "s3:reader", "*"; `resources` like "column:shop.public.*",
+    """`principals` like "postgres:app", "s3:reader", "*"; `resources` "column:shop.public.*",
     "bucket:docs/*". Default without any rule list: every authenticated principal may seal and open."""
 
     principals: tuple[str, ...]

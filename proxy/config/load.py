@@ -1,0 +1,206 @@
+"""From a YAML file to a checked `Config`; each problem with its file, line and column.
+
+I/O module. The file is read as a tree of nodes whose scalars are all strings: `no` is not False
+here, and `12:30` not 750; the types decide. All errors are reported at once. A setting can be overridden
+by
+the environment: SEALGATE_KEYS__CACHE__MAX_AGE_SECONDS=60 (double underscore between levels).
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from proxy.config.model import BucketConfig, Config
+from proxy.errors import ConfigError
+
+_PREFIX = "SEALGATE_"
+Path_ = tuple[str | int, ...]
+
+
+class _Tree:
+    """A document as plain values, and where each of them stands."""
+
+    def __init__(self) -> None:
+        self.places: dict[Path_, tuple[int, int]] = {}
+        self.problems: list[tuple[tuple[int, int], Path_, str]] = []
+
+    def value(self, node: yaml.Node | None, path: Path_) -> Any:
+        if node is None:
+            return {}
+        mark = (node.start_mark.line + 1, node.start_mark.column + 1)
+        self.places.setdefault(path, mark)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+        if node.tag.endswith(":null"):
+            return None
+        return str(node.value)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, item in node.value:
+            name = str(key.value)
+            mark = (key.start_mark.line + 1, key.start_mark.column + 1)
+            if name in found:
+                self.problems.append((mark, (*path, name), "is there twice; keep one"))
+            self.places[(*path, name)] = mark
+            found[name] = self.value(item, (*path, name))
+        return found
+
+    def place(self, path: Path_) -> tuple[int, int]:
+        """Where the nearest known ancestor of `path` stands."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, (1, 1))
+
+
+def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
+    """The configuration. ConfigError: one line for each problem, `file:line:col: key: what`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return parse(text, str(path), os.environ if environ is None else environ)
+
+
+def parse(text: str, name: str, environ: Mapping[str, str]) -> Config:
+    """As `load`, from a text."""
+    tree = _Tree()
+    try:
+        document = tree.value(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
+        raise ConfigError(f"{name}:{where}: not YAML: {error.problem}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{name}:1:1: a mapping is expected at the top")
+    _overlay(document, environ)
+    problems = list(tree.problems)
+    config = None
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as error:
+        for item in error.errors():
+            at = _without_tags(item["loc"])
+            problems.append((tree.place(at), at, _explain(dict(item), document, at)))
+    if config is not None:
+        problems += [(tree.place(at), at, what) for at, what in inconsistencies(config)]
+    if problems:
+        lines = [
+            f"{name}:{line}:{column}: {_dotted(at)}: {what}"
+            for (line, column), at, what in sorted(problems, key=lambda p: p[0])
+        ]
+        raise ConfigError("\n".join(lines))
+    assert config is not None
+    return config
+
+
+def inconsistencies(config: Config) -> list[tuple[Path_, str]]:
+    """What each setting allows alone, but not together."""
+    found: list[tuple[Path_, str]] = []
+    if config.s3:
+        origins = {o.name for o in config.s3.origins}
+        for i, bucket in enumerate(config.s3.buckets):
+            at: Path_ = ("s3", "buckets", i)
+            if bucket.origin not in origins:
+                names = ", ".join(sorted(origins)) or "none"
+                found.append(((*at, "origin"), f"no origin {bucket.origin!r}; there are: {names}"))
+            if needs_ring(bucket) and not bucket.ring:
+                found.append((at, f"a {bucket.state} bucket needs `ring:`, the key ring's name"))
+        keys = [c.access_key for c in config.s3.credentials]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                found.append((("s3", "credentials", i, "access_key"), "is there twice; keep one"))
+    if config.postgres:
+        names = [c.column for c in config.postgres.columns]
+        for i, name in enumerate(names):
+            at = ("postgres", "columns", i, "column")
+            if name.count(".") != 2:
+                found.append((at, f"{name!r} is not schema.table.column; write all three parts"))
+            if name in names[:i]:
+                found.append((at, f"{name} is there twice; keep one"))
+    if not (config.postgres or config.s3):
+        found.append(((), "neither `postgres:` nor `s3:`; write at least one of them"))
+    return found
+
+
+def needs_ring(bucket: BucketConfig) -> bool:
+    return bucket.state != "plain"
+
+
+def rings_of(config: Config) -> list[str]:
+    """Every ring that the configuration names, sorted."""
+    names: set[str] = set()
+    if config.postgres:
+        names |= {c.ring for c in config.postgres.columns}
+    if config.s3:
+        names |= {b.ring for b in config.s3.buckets if b.ring}
+    return sorted(names)
+
+
+def _overlay(document: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for name, value in environ.items():
+        if not name.startswith(_PREFIX) or "__" not in name:
+            continue
+        *levels, last = name[len(_PREFIX) :].lower().split("__")
+        place = document
+        for level in levels:
+            place = place.setdefault(level, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"environment variable {name}: {level} is not a section")
+        place[last] = value
+
+
+def _without_tags(loc: tuple[str | int, ...]) -> Path_:
+    """Pydantic puts the chosen kind of a union into the path; the file has no such level."""
+    tags = {("provider", "pkcs11"), ("provider", "software"), ("store", "file")}
+    kept: list[str | int] = []
+    for part in loc:
+        if kept and (kept[-1], part) in tags:
+            continue
+        kept.append(part)
+    return tuple(kept)
+
+
+def _dotted(at: Path_) -> str:
+    return ".".join(str(p) for p in at) or "the file"
+
+
+def _explain(item: dict[str, Any], document: Any, at: Path_) -> str:
+    kind, got = item["type"], item.get("input")
+    if kind == "missing":
+        return "is missing; write it"
+    if kind == "extra_forbidden":
+        known = _names_at(Config, at[:-1])
+        close = difflib.get_close_matches(str(at[-1]), known, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
+        return f"no such setting{hint}"
+    shown = f" (got {got!r})" if isinstance(got, str) and len(got) < 60 else ""
+    return f"{item['msg']}{shown}"
+
+
+def _names_at(model: type[BaseModel], at: Path_) -> list[str]:
+    """Names of the settings at a path, as far as the types tell without the document."""
+    options: list[type[BaseModel]] = [model]
+    for part in at:
+        if isinstance(part, int):
+            continue
+        options = [
+            m
+            for o in options
+            if part in o.model_fields
+            for m in _models(o.model_fields[part].annotation)
+        ]
+    return sorted({name for o in options for name in o.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for a in getattr(annotation, "__args__", ()) for m in _models(a)]

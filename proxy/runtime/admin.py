@@ -1,0 +1,56 @@
+"""The admin address: /healthz, /readyz, /metrics, /status. Read-only, loopback unless configured. IO."""
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from proxy.config.model import Address
+
+if TYPE_CHECKING:
+    from proxy.runtime.supervisor import Supervisor
+
+
+class Admin:
+    """HTTP server of the supervisor; `address` is (host, port) once started."""
+
+    def __init__(self, supervisor: "Supervisor") -> None:
+        self._of = supervisor
+        self._runner: web.AppRunner | None = None
+        self.address: tuple[str, int] = ("", 0)
+
+    async def start(self, listen: Address) -> None:
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/status", self._status)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, listen.host, listen.port)
+        await site.start()
+        name = self._runner.addresses[0]
+        self.address = (name[0], name[1])
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        ready = self._of.ready
+        body = {"ready": ready, "workers": [w.said for w in self._of.workers]}
+        return web.json_response(body, status=200 if ready else 503)
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        workers = [{"pid": w.process.pid, "leaving": w.leaving, **w.said} for w in self._of.workers]
+        return web.json_response({"workers": workers, **self._of.addresses()})
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, self._of.metrics_dir)  # type: ignore[no-untyped-call]
+        text = generate_latest(registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
