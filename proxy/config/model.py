@@ -167,8 +167,9 @@ class S3Config(_Model):
 
 
 class PolicyRule(_Model):
-    """`principals` like "postgres:app", "s3:reader", "*"; `resources` "column:shop.public.*",
-    "bucket:docs/*". Default without any rule list: every authenticated principal may seal and open."""
+    """`principals` are like "postgres:app", "s3:reader" or "*"; `resources` like
+    "column:shop.public.*" or "bucket:docs/*". Without any rule, every authenticated principal may
+    seal and open; with rules, what no rule allows is denied, and a deny wins."""
 
     principals: tuple[str, ...]
     resources: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The admin address: /healthz, /readyz, /metrics, /status. Read-only, loopback unless configured. IO."""
+"""The admin address: /healthz, /readyz, /metrics, /status. Read-only. IO."""
 
 from typing import TYPE_CHECKING
 

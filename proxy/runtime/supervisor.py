@@ -1,7 +1,7 @@
 """Starts the workers, restarts what dies, reloads, drains, and answers on the admin address. IO.
 
-Holds no key and parses nothing of a client: it binds the listening sockets (SO_REUSEPORT, one for each
-worker), hands them over, and listens to what the workers say of themselves.
+Holds no key and parses nothing of a client: it binds the listening sockets (SO_REUSEPORT, one for
+each worker), hands them over, and listens to what the workers say of themselves.
 """
 
 import asyncio
@@ -206,7 +206,7 @@ class Supervisor:
         self._watch(self._reload())
 
     async def _reload(self) -> None:
-        """New workers under the new file, then the old ones drain; on any error the old file stays."""
+        """New workers under the new file, then the old ones drain; on an error the old file stays."""
         from proxy.metrics import config_last_reload_successful as gauge
 
         try:

@@ -16,9 +16,9 @@ import boto3
 import psycopg
 import pytest
 from botocore.config import Config
-from proxy.config.load import load
 
 from proxy import native
+from proxy.config.load import load
 from proxy.crypto import kdf
 from proxy.keys import build
 from proxy.keys import ring as rings
