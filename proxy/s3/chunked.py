@@ -1,8 +1,9 @@
 """Where does each chunk end, and is it signed? HTTP's chunked coding and S3's aws-chunked.
 
-One grammar: `hex-size [;extension] CRLF data CRLF ... 0 CRLF trailers CRLF` (RFC 9112 7.1; Amazon S3 "Transferring Payload in Multiple Chunks"). `ChunkFramer` is strict: CRLF only, capped
-lines, no sign or blank in a size. It hands out slices of what it was fed, so nothing is copied and
-a chunk may be of any size. `AwsChunked` adds signatures and the announced length. No I/O.
+One grammar: `hex-size [;extension] CRLF data CRLF ... 0 CRLF trailers CRLF` (RFC 9112 7.1; Amazon
+S3, "Transferring Payload in Multiple Chunks"). `ChunkFramer` is strict: CRLF only, capped lines, no
+sign or blank in a size. It hands out slices of what it was fed, so nothing is copied and a chunk
+may be of any size. `AwsChunked` adds signatures and the announced length. No I/O.
 """
 
 import hashlib
