@@ -13,6 +13,7 @@ from proxy.crypto.sizes import plain_size
 from proxy.s3 import etag, xml
 from proxy.s3.buckets import Buckets
 
+STASH_PREFIX = ".sealgate-stash/"
 _ENTRIES = {
     "ListBucketResult": "Contents",
     "ListVersionsResult": "Version",
@@ -26,10 +27,32 @@ def edit_listing(document: bytes, bucket: str, buckets: Buckets) -> bytes:
     if entry_name is None:
         return document
     encoded = xml.text(root, "EncodingType") == "url"
+    _hide_stash(root, entry_name)
     for entry in root:
         if xml.local(entry) == entry_name:
             _edit_entry(entry, bucket, buckets, encoded)
     return xml.serialise(root)
+
+
+def _hide_stash(root: ElementTree.Element, entry_name: str) -> None:
+    """Parts that wait for their upload's completion are no objects yet."""
+    hidden = [
+        entry
+        for entry in root
+        if (
+            xml.local(entry) in (entry_name, "DeleteMarker")
+            and unquote(xml.text(entry, "Key")).startswith(STASH_PREFIX)
+        )
+        or (
+            xml.local(entry) == "CommonPrefixes"
+            and unquote(xml.text(entry, "Prefix")).startswith(STASH_PREFIX)
+        )
+    ]
+    for entry in hidden:
+        root.remove(entry)
+    count = xml.child(root, "KeyCount")
+    if count is not None and (count.text or "").isdigit():
+        count.text = str(max(0, int(count.text or "0") - len(hidden)))
 
 
 def _edit_entry(entry: ElementTree.Element, bucket: str, buckets: Buckets, encoded: bool) -> None:

@@ -6,11 +6,17 @@ verified as its end, so nothing can be cut, moved or left out without an error.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy import native
 from proxy.crypto.footer import UNKNOWN_COMMITMENT, Entry
-from proxy.crypto.parts import HEADER_BYTES, PlacedRange, part_context
+from proxy.crypto.parts import (
+    CHUNK_BYTES,
+    HEADER_BYTES,
+    PlacedRange,
+    part_context,
+    stream_size,
+)
 from proxy.errors import IntegrityError
 from proxy.native import KeyHandle
 
@@ -23,6 +29,17 @@ class Piece:
 
     entry: Entry
     place: PlacedRange
+
+
+def to_end(piece: Piece) -> Piece:
+    """`piece`; where it reaches its part's last byte, with the empty final chunk of an aligned
+    part, so that pieces lie next to each other and the end is verified as the end."""
+    chunks, length = piece.place.chunks, piece.entry.length
+    first = chunks.first_chunk * CHUNK_BYTES + chunks.skip
+    if chunks.at_end or first + chunks.take < length:
+        return piece
+    whole = replace(chunks, stop=stream_size(length), at_end=True)
+    return replace(piece, place=replace(piece.place, chunks=whole))
 
 
 class StreamOpener:

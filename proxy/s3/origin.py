@@ -101,6 +101,10 @@ class OriginWire(Wire):
         """The request is complete: from now on the connection may be kept."""
         self._sent = True
 
+    def answering(self, answer: "asyncio.Future[Response]") -> bool:
+        """This exchange is not over: the connection was not given to another one."""
+        return self._answer is answer
+
     @property
     def busy(self) -> bool:
         """Something is owed by the origin."""
@@ -215,7 +219,7 @@ class Exchange:
 
     def abort(self) -> None:
         """Ends the exchange; harmless when it is over."""
-        if self.wire._answer is not None:
+        if self.wire.answering(self.answer):
             self.wire.abort()
 
 

@@ -19,7 +19,16 @@ from proxy.s3.operations.forward import (
 )
 from proxy.s3.operations.get_object import get_object
 from proxy.s3.operations.head_object import head_object
+from proxy.s3.operations.multipart import (
+    abort_upload,
+    complete_upload,
+    create_upload,
+    list_parts,
+    upload_part,
+)
+from proxy.s3.operations.part_copy import upload_part_copy
 from proxy.s3.operations.put_object import put_object
+from proxy.s3.operations.stash import PREFIX
 from proxy.s3.router import Target, route
 from proxy.s3.s3error import S3Error
 from proxy.s3.sigv4 import Authenticated
@@ -28,24 +37,18 @@ from proxy.s3.wire import Body
 Operation = Callable[[Call], Awaitable[None]]
 
 
-async def _multipart(call: Call) -> None:
-    raise S3Error(
-        "NotImplemented",
-        "Multipart uploads to a sealed place are not supported. Send "
-        "the object in one PUT (up to 5 GiB; boto3: raise multipart_threshold).",
-    )
-
-
 _PROTECTED: dict[str, Operation] = {
     "PutObject": put_object,
     "GetObject": get_object,
     "HeadObject": head_object,
     "CopyObject": copy_object,
     "GetObjectAttributes": get_object_attributes,
-    "CreateMultipartUpload": _multipart,
-    "UploadPart": _multipart,
-    "UploadPartCopy": _multipart,
-    "CompleteMultipartUpload": _multipart,
+    "CreateMultipartUpload": create_upload,
+    "UploadPart": upload_part,
+    "UploadPartCopy": upload_part_copy,
+    "CompleteMultipartUpload": complete_upload,
+    "ListParts": list_parts,
+    "AbortMultipartUpload": abort_upload,
 }
 _BUCKET: dict[str, Operation] = {
     "ListBucket": list_bucket,
@@ -80,6 +83,8 @@ def prepare(
     else:
         rule = buckets.for_key(target.bucket, target.key)
         if rule.state != "plain":
+            if target.key.startswith(PREFIX):
+                raise S3Error("InvalidArgument", f"The prefix {PREFIX} is reserved.")
             if found.refuse:
                 raise S3Error("NotImplemented", found.refuse)
             run = _PROTECTED.get(found.operation, forward)

@@ -101,6 +101,8 @@ def _without_length(headers: Headers) -> Headers:
 
 async def _document(call: Call) -> tuple[bytes, Headers]:
     call.writer.send_continue()
+    if call.request.method in ("GET", "HEAD") and call.body.length == 0:
+        return b"", call.origin_headers()
     body, confirmed = await PlainBody(call).read(_MAX_DOCUMENT_BYTES)
     headers = call.origin_headers()
     known = {n for n, _ in headers}

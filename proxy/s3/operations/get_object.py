@@ -17,7 +17,7 @@ from proxy.errors import IntegrityError
 from proxy.s3 import etag
 from proxy.s3.call import Call, StoredObject, relayed
 from proxy.s3.message import Headers
-from proxy.s3.opening import Piece, StreamOpener
+from proxy.s3.opening import Piece, StreamOpener, to_end
 from proxy.s3.operations import stored
 from proxy.s3.origin import Response
 from proxy.s3.ranges import RangeSpec, parse_range, resolve
@@ -245,7 +245,7 @@ async def _send_range(
     entries = (
         known.footer.entries if isinstance(known.footer, Footer) else (stored.single_entry(plain))
     )
-    pieces = [Piece(entries[p.index], p) for p in layout.locate(first, last)]
+    pieces = [to_end(Piece(entries[p.index], p)) for p in layout.locate(first, last)]
     place = pieces[0].place
     header: bytes | None = None
     if place.chunks.first_chunk:
