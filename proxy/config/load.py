@@ -1,7 +1,8 @@
 """From a YAML file to a checked `Config`; each problem with its file, line and column.
 
 I/O module. The file is read as a tree of nodes whose scalars are all strings: `no` is not False
-here, and `12:30` not 750; the types decide. All errors are reported at once. The environment overrides a setting: SEALGATE_KEYS__CACHE__MAX_AGE_SECONDS=60, with a double
+here, and `12:30` not 750; the types decide. All errors are reported at once. The environment
+overrides a setting: SEALGATE_KEYS__CACHE__MAX_AGE_SECONDS=60, with a double
 underscore between levels.
 """
 

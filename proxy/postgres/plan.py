@@ -14,7 +14,7 @@ from proxy.postgres.snapshot import ProtectedColumn
 class Use(Enum):
     """What a client's value becomes on the server leg."""
 
-    PASS = "pass"  # forwarded as the client sent it
+    PASS = "pass"  # noqa: S105 - forwarded as the client sent it
     STORE = "store"  # sealed value, bytea
     TAG = "tag"  # equality tag, bytea (16 bytes)
     TAG_ARRAY = "tag_array"  # array of the declared type -> bytea[] of tags

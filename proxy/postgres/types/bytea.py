@@ -1,0 +1,36 @@
+"""bytea: hex and escape forms, both ways (PostgreSQL manual, "Binary Data Types")."""
+
+import re
+
+from proxy.postgres.snapshot import BYTEA
+from proxy.postgres.types.base import INVALID_TEXT, DataError, TextContext, TypeCodec
+
+_ESCAPE = re.compile(rb"\\(\\|[0-3][0-7]{2})|\\")
+
+
+class Bytea(TypeCodec):
+    oid, array_oid, typlen, name = BYTEA, 1001, -1, "bytea"
+
+    def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
+        if text[:2] == b"\\x":
+            digits = b"".join(text[2:].split())
+            if len(digits) % 2:
+                raise DataError("22023", "invalid hexadecimal data: odd number of digits")
+            try:
+                return bytes.fromhex(digits.decode("ascii"))
+            except ValueError:
+                raise DataError("22023", "invalid hexadecimal digit") from None
+
+        def unescape(match: re.Match[bytes]) -> bytes:
+            if match[1] is None:
+                raise DataError(INVALID_TEXT, "invalid input syntax for type bytea")
+            return b"\\" if match[1] == b"\\" else bytes((int(match[1], 8),))
+
+        return _ESCAPE.sub(unescape, text)
+
+    def render(self, binary: bytes, ctx: TextContext) -> bytes:
+        if ctx.bytea_output != "escape":
+            return b"\\x" + binary.hex().encode()
+        return b"".join(
+            b"\\\\" if c == 92 else bytes((c,)) if 32 <= c <= 126 else b"\\%03o" % c for c in binary
+        )

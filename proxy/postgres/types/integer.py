@@ -1,0 +1,63 @@
+"""int2, int4, int8: one canonical form (8 bytes signed), so that cross-width equality holds."""
+
+import re
+
+from proxy import native
+from proxy.postgres.snapshot import INT2, INT4, INT8, NUMERIC
+from proxy.postgres.types.base import OUT_OF_RANGE, DataError, TextContext, TypeCodec
+
+_DECIMAL = re.compile(rb"[ \t\n\r\f\v]*([+-]?[0-9]+(?:_[0-9]+)*)[ \t\n\r\f\v]*")
+_OTHER = re.compile(
+    rb"\s*([+-]?)0(?:[xX]((?:_?[0-9a-fA-F])+)|[oO]((?:_?[0-7])+)|[bB]((?:_?[01])+))\s*"
+)
+_SIZES = {INT2: 2, INT4: 4, INT8: 8}
+
+
+class Integer(TypeCodec):
+    canonical_kind = native.CANON_INT
+
+    def __init__(self, oid: int, array_oid: int, size: int, name: str) -> None:
+        self.oid, self.array_oid, self.typlen, self.size, self.name = (
+            oid, array_oid, size, size, name,
+        )  # fmt: skip
+
+    def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
+        match = _DECIMAL.fullmatch(text)
+        if match is not None:
+            return self._pack(int(match[1]), text)
+        other = _OTHER.fullmatch(text)
+        if other is None:
+            raise self.bad(text)
+        base = 16 if other[2] else 8 if other[3] else 2
+        value = int((other[2] or other[3] or other[4]).replace(b"_", b""), base)
+        return self._pack(-value if other[1] == b"-" else value, text)
+
+    def render(self, binary: bytes, ctx: TextContext) -> bytes:
+        return b"%d" % int.from_bytes(binary, "big", signed=True)
+
+    def coerce(self, binary: bytes, from_oid: int, typmod: int) -> bytes:
+        size = _SIZES.get(from_oid)
+        if size is not None and from_oid != self.oid:
+            if len(binary) != size:
+                return self.check(b"", typmod)
+            return self._pack(int.from_bytes(binary, "big", signed=True), b"")
+        if from_oid == NUMERIC:
+            return self._from_numeric(binary)
+        return super().coerce(binary, from_oid, typmod)
+
+    def _from_numeric(self, binary: bytes) -> bytes:
+        from decimal import ROUND_HALF_UP, Decimal
+
+        from proxy.postgres.types.numeric import decimal_of
+
+        value = decimal_of(binary)
+        if not value.is_finite():
+            raise DataError(OUT_OF_RANGE, f"{self.name} out of range")
+        return self._pack(int(value.quantize(Decimal(1), ROUND_HALF_UP)), b"")
+
+    def _pack(self, value: int, text: bytes) -> bytes:
+        try:
+            return value.to_bytes(self.size, "big", signed=True)
+        except OverflowError:
+            shown = f'value "{text.decode()}" is out of range for type {self.name}'
+            raise DataError(OUT_OF_RANGE, shown if text else f"{self.name} out of range") from None

@@ -1,0 +1,80 @@
+"""json keeps its text; jsonb has one text for each value: keys by length then bytes, last one wins."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from proxy.postgres.types.base import INVALID_BINARY, DataError, TextContext, TypeCodec
+from proxy.postgres.types.text import _characters
+
+JSON, JSONB = 114, 3802
+_MAX_DEPTH = 500
+
+
+class _Number(str):
+    """A number's own digits, so that none is lost."""
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(word)
+
+
+def _decoded(text: bytes, codec: TypeCodec) -> Any:
+    try:
+        return json.loads(
+            _characters(text), parse_int=_Number, parse_float=_Number, parse_constant=_refuse
+        )
+    except (ValueError, RecursionError):
+        raise DataError("22P02", f"invalid input syntax for type {codec.name}") from None
+
+
+class Json(TypeCodec):
+    oid, array_oid, typlen, name = JSON, 199, -1, "json"
+
+    def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
+        _decoded(text, self)
+        return text
+
+    def render(self, binary: bytes, ctx: TextContext) -> bytes:
+        return binary
+
+    def check(self, binary: bytes, typmod: int) -> bytes:
+        return self.parse(binary, TextContext(), typmod)
+
+
+class Jsonb(TypeCodec):
+    oid, array_oid, typlen, name = JSONB, 3807, -1, "jsonb"
+
+    def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
+        value = _decoded(text, self)
+        try:
+            return b"\x01" + _shown(value, 0).encode()
+        except (RecursionError, UnicodeEncodeError):
+            raise DataError("22P02", "invalid input syntax for type json") from None
+
+    def render(self, binary: bytes, ctx: TextContext) -> bytes:
+        return binary[1:]
+
+    def check(self, binary: bytes, typmod: int) -> bytes:
+        if binary[:1] != b"\x01":
+            raise DataError(INVALID_BINARY, "unsupported jsonb version number")
+        return self.parse(binary[1:], TextContext(), typmod)
+
+
+def _shown(value: Any, depth: int) -> str:
+    if depth > _MAX_DEPTH:
+        raise DataError("54001", "stack depth limit exceeded")
+    if isinstance(value, _Number):
+        shown = f"{Decimal(value):f}"
+        return shown[1:] if shown.startswith("-") and not shown.strip("-0.") else shown
+    if isinstance(value, str):
+        if "\0" in value:
+            raise DataError("22P05", "unsupported Unicode escape sequence")
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        pairs = sorted(value.items(), key=lambda p: (len(p[0].encode()), p[0].encode()))
+        inner = ", ".join(f"{_shown(k, depth)}: {_shown(v, depth + 1)}" for k, v in pairs)
+        return "{" + inner + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_shown(v, depth + 1) for v in value) + "]"
+    return "null" if value is None else "true" if value else "false"
