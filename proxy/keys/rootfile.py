@@ -120,6 +120,7 @@ def _derive(header: _Header, passphrase: bytearray) -> KeyHandle:
     if header.kdf == "scrypt":
         return native.scrypt_key(passphrase, header.salt, p["n"], p["r"], p["p"])
     derived = bytearray(KEY_BYTES)
+    # derive_into takes any buffer, though its stub says bytes; a bytes copy could not be wiped.
     try:
         Argon2id(
             salt=header.salt,
@@ -127,7 +128,7 @@ def _derive(header: _Header, passphrase: bytearray) -> KeyHandle:
             iterations=p["iterations"],
             lanes=p["lanes"],
             memory_cost=p["memory_kib"],
-        ).derive_into(passphrase, derived)
+        ).derive_into(passphrase, derived)  # type: ignore[arg-type]
         return native.key_import(derived)
     finally:
         native.wipe(derived)

@@ -15,7 +15,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 
@@ -319,7 +319,9 @@ class KeyService:
 
     async def _open_version(self, ring: str, version: Version) -> RingVersionKey:
         assert version.wrapped is not None
-        state = "active" if version.state is State.ACTIVE else "retired"
+        state: Literal["active", "retired"] = (
+            "active" if version.state is State.ACTIVE else "retired"
+        )
         try:
             handle = await self._unwrap(ring, version)
         except IntegrityError as error:
