@@ -8,8 +8,6 @@
 # ERR_clear_error after every call that failed: the module may share our libcrypto, and what it
 # leaves in the thread's error queue kills the next TLS read on that thread.
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-
 cdef extern from "<dlfcn.h>" nogil:
     void* dlopen(const char* path, int flags)
     void* dlsym(void* handle, const char* name)
@@ -81,6 +79,7 @@ cdef enum:
     _P11_IV = 12
     _P11_SLOTS = 256
     _P11_TEMPLATE = 20
+    _P11_ROOM = 64  # SoftHSM wants room for the ciphertext (48); every slot of the arena has 64
 
 
 class Pkcs11Error(NativeError):
