@@ -7,20 +7,19 @@ for random IVs does not add up over the root's life (ESDK does the same).
 
 import asyncio
 import secrets
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from proxy import native
+from proxy.crypto import kdf
 from proxy.errors import IntegrityError, KeyUnavailable
 from proxy.keys import rootfile
 from proxy.keys.providers.base import CredentialRefused, Provider, ProviderHealth
 from proxy.keys.record import Record, Subject, Suite
 from proxy.native import KeyHandle
 
-_SALT = b"sealgate/v1"
-_LABEL = b"root-wrap"
+_LABEL = b"root-wrap"  # of the root alone; the labels below it stand in proxy/crypto/kdf.py
 
 
 class SoftwareProvider(Provider):
@@ -104,5 +103,4 @@ class SoftwareProvider(Provider):
 
 
 def _sub_key(root: KeyHandle, salt: bytes) -> KeyHandle:
-    info = b"".join(struct.pack(">H", len(part)) + part for part in (_LABEL, salt))
-    return native.hkdf_sha256(root, _SALT, info)
+    return native.hkdf_sha256(root, kdf.SALT, kdf.prefixed(_LABEL, salt))
