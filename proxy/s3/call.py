@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from proxy import metrics
 from proxy.config.model import BucketConfig, S3Config
 from proxy.keys.service import KeyService, RingKeys
 from proxy.policy.model import Action, Principal
@@ -152,6 +153,11 @@ class Call:
         return (
             found if found is not None else await keys.ring_keys(self.principal, resource, action)
         )
+
+    def note_bytes(self, keys: RingKeys, action: Action, count: int) -> None:
+        """Counts plaintext bytes towards the ring's limit and the metric."""
+        self.services.keys.note_bytes(keys, count)
+        metrics.s3_bytes_total.labels(action.value).inc(count)
 
     # -- towards the origin ------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from http import HTTPStatus
 import httptools
 import structlog
 
-from proxy import native
+from proxy import metrics, native
 from proxy.config.model import S3Config, SecretRef
 from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable, Unsupported
 from proxy.keys.service import KeyService
@@ -391,6 +391,7 @@ class S3Gateway:
             self._failed(wire, request, operation, error)
         finally:
             wire.fed_by(None)
+            metrics.s3_requests_total.labels(operation, str(wire.status)).inc()
             log.debug(
                 "request",
                 id=wire.request_id,
@@ -405,6 +406,8 @@ class S3Gateway:
 
     def _failed(self, wire: ClientWire, request: Request, operation: str, error: Exception) -> None:
         answer, level = _answer_to(error)
+        if answer.code == "XAmzSealgateIntegrity":
+            metrics.s3_integrity_failures_total.inc()
         if level is not None:
             getattr(log, level)(
                 "request failed",

@@ -9,11 +9,13 @@ size and envelope where they are not cached under the object's ETag.
 
 import structlog
 
+from proxy import metrics
 from proxy.crypto import footer
 from proxy.crypto.envelope import Kind, OpenedEnvelope, UploadEnvelope
 from proxy.crypto.footer import Footer
 from proxy.crypto.parts import HEADER_BYTES, Layout
 from proxy.errors import IntegrityError
+from proxy.policy.model import Action
 from proxy.s3 import etag
 from proxy.s3.call import Call, StoredObject, relayed
 from proxy.s3.message import Headers
@@ -109,7 +111,7 @@ async def _whole(call: Call, response: Response | None = None) -> None:
             await _stream(
                 call, response, opener, 200, headers, plain, _FooterCheck(opened, stored_bytes)
             )
-            call.services.keys.note_bytes(keys, plain)
+            call.note_bytes(keys, Action.OPEN, plain)
         finally:
             opened.close()
     finally:
@@ -194,7 +196,7 @@ async def _ranged(call: Call, spec: RangeSpec | None, part: int | None) -> None:
             if len(entries) > 1:
                 extra = [("x-amz-mp-parts-count", str(len(entries)))]
         await _send_range(call, known, opened, layout, first, last, plain, extra)
-        call.services.keys.note_bytes(keys, last - first + 1)
+        call.note_bytes(keys, Action.OPEN, last - first + 1)
     finally:
         opened.close()
 
@@ -359,6 +361,7 @@ async def _relay_shown(call: Call, response: Response) -> None:
 
 
 async def _relay_plaintext(call: Call, response: Response) -> None:
+    metrics.s3_plain_reads_total.inc()
     log.info("plaintext object served from a mixed place", bucket=call.target.bucket)
     await call.relay(response)
 

@@ -150,7 +150,7 @@ async def seal_part(call: Call, length: int, pump: Pump) -> tuple[Response, Head
                 response = await exchange.response()
             except EarlyAnswer as early:
                 response = early.response
-            call.services.keys.note_bytes(keys, length)
+            call.note_bytes(keys, Action.SEAL, length)
             suffix = sealer.header[24:32].hex() + upload.version_id[:4].hex()
             bare = (header(response.headers, "etag") or "").strip('"')
             if response.status == 200 and response.body.complete:

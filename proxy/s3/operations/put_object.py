@@ -108,7 +108,7 @@ async def put_object(call: Call) -> None:
         except EarlyAnswer as early:
             response, confirmed = early.response, []
         await answer_upload(call, response, confirmed)
-        call.services.keys.note_bytes(keys, body.length)
+        call.note_bytes(keys, Action.SEAL, body.length)
     finally:
         object_key.wipe()
         if "exchange" in locals():
