@@ -193,7 +193,7 @@ def _quiet_stdout() -> None:
 
     import structlog
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def _document(ring: "Ring") -> dict[str, object]:

@@ -38,7 +38,7 @@ class State(Enum):
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.ACTIVE: frozenset({State.RETIRED, State.DISABLED}),
+    State.ACTIVE: frozenset({State.DISABLED}),  # only a rotation retires it
     State.RETIRED: frozenset({State.DISABLED}),
     State.DISABLED: frozenset({State.RETIRED, State.DESTROYED}),
     State.DESTROYED: frozenset(),

@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 
 import structlog
 
+from proxy import metrics
 from proxy.audit.record import KeyDecision, Result
 from proxy.audit.sink import LogSink, Sink
 from proxy.config.model import CacheLimits
@@ -95,6 +96,7 @@ class KeyService:
         if keys is None:
             return None
         self._used[(principal, resource, action)] += 1
+        metrics.key_cache_hits_total.inc()
         if self._cache.wants_refresh(resource.ring):
             self._flight(resource.ring)
         return keys
@@ -199,6 +201,7 @@ class KeyService:
             raise KeyUnavailable("the key service is closed")
         decision = self._policy.decide(principal, resource, action)
         if not decision.allowed:
+            metrics.key_denials_total.inc()
             self._note("key.deny", principal, resource, action, "denied", decision)
             raise AccessDenied(
                 f"{principal.kind}:{principal.name} may not {action.value} "
@@ -272,6 +275,7 @@ class KeyService:
         current = self._cache.peek(ring)
         keys = current if current is not None and current.merge(fresh) else fresh
         self._cache.put(ring, keys)
+        metrics.key_cache_entries.set(len(self._cache))
         self._checked[ring] = self._clock()
         return keys
 
@@ -340,7 +344,16 @@ class KeyService:
             raise KeyUnavailable(
                 f"the key provider {self._provider.name} is down; it is given rest"
             )
-        return await self._guarded(self._provider.unwrap(version.wrapped, ring_context(ring)))
+        outcome = "ok"
+        began = time.perf_counter()
+        try:
+            return await self._guarded(self._provider.unwrap(version.wrapped, ring_context(ring)))
+        except BaseException as error:
+            outcome = _outcome(error)
+            raise
+        finally:
+            metrics.key_unwrap_duration_seconds.observe(time.perf_counter() - began)
+            metrics.key_unwraps_total.labels(self._provider.name, outcome).inc()
 
     async def _guarded(self, call: Awaitable[T]) -> T:
         """The call's result; the breaker hears what it says about the device."""
@@ -364,6 +377,7 @@ class KeyService:
         if up is not self._up:
             self._log.info("key provider", provider=self._provider.name, up=up, detail=detail)
         self._up, self._detail = up, detail
+        metrics.hsm_up.set(up)
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -395,4 +409,15 @@ class KeyService:
             self._set_up(health.up, health.detail)
 
     def _wiped(self, ring: str, reason: str) -> None:
+        metrics.keys_wiped_total.inc()
+        metrics.key_cache_entries.set(len(self._cache))
         self._log.debug("ring wiped", ring=ring, reason=reason)
+
+
+def _outcome(error: BaseException) -> str:
+    """A label with few values for `sealgate_key_unwraps_total`."""
+    if isinstance(error, IntegrityError):
+        return "integrity"
+    if isinstance(error, DeviceDown):
+        return "device"
+    return "refused" if isinstance(error, KeyUnavailable) else "error"

@@ -43,7 +43,7 @@ def test_only_the_transitions_of_the_table_happen(old: State, new: State) -> Non
     ring = two_versions()
     path = {
         State.ACTIVE: [],
-        State.RETIRED: [State.RETIRED],
+        State.RETIRED: [State.DISABLED, State.RETIRED],
         State.DISABLED: [State.DISABLED],
         State.DESTROYED: [State.DISABLED, State.DESTROYED],
     }[old]
