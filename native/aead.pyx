@@ -1,226 +1,180 @@
-# AES-256-GCM (SP 800-38D) and XAES-256-GCM (C2SP) over libcrypto. A context holds a copy of a key
-# outside the arena, so it lives for one batch: `end()` cleanses it.
+# cython: language_level=3
+# AES-256-GCM and XAES-256-GCM for callers in Python, and GcmContext for the streams of
+# chunks.pyx. The work and its two engines are in sg_aead.h (SP 800-38D, C2SP XAES-256-GCM).
 
-cdef EVP_CIPHER* _gcm = NULL
-cdef EVP_CIPHER* _ecb = NULL
-cdef str _engine_name = "libcrypto"
+if sg_aead_load() != 0:
+    raise ImportError("libcrypto has no AES-256-GCM")
 
-
-cdef int _ciphers() except -1:
-    global _gcm, _ecb
-    if _gcm == NULL:
-        _gcm = EVP_CIPHER_fetch(NULL, b"AES-256-GCM", NULL)
-        _ecb = EVP_CIPHER_fetch(NULL, b"AES-256-ECB", NULL)
-        if _gcm == NULL or _ecb == NULL:
-            ERR_clear_error()
-            raise NativeError("this libcrypto has no AES-256")
-    return 0
+cdef dict _ENGINE_NUMBERS = {"libcrypto": SG_LIBCRYPTO}
+if sg_have_ipsec:
+    _ENGINE_NUMBERS["ipsec-mb"] = SG_IPSEC_MB
 
 
-def engines():
-    """Engines that can be used, best first."""
-    return ["libcrypto"]
+cdef str engines_in_use():
+    return "ipsec-mb" if sg_engine == SG_IPSEC_MB else "libcrypto"
 
 
-def use_engine(str name not None):
-    """Chooses the engine for all that follows. ValueError: not one of `engines()`."""
-    if name not in engines():
-        raise ValueError(f"no engine {name} here")
+def engines() -> list[str]:
+    """Engines that work here (each passed a known-answer test), best first."""
+    return ["ipsec-mb", "libcrypto"] if sg_have_ipsec else ["libcrypto"]
 
 
-cdef class _Gcm:
-    """One reusable AES-256-GCM context for each direction."""
-    cdef EVP_CIPHER_CTX* ctx
-    cdef int way            # 0: no key inside, 1: seals, 2: opens
+def use_engine(name: str) -> None:
+    """Keys set up from now on use this engine; NativeError when it is not available."""
+    global sg_engine
+    if name not in _ENGINE_NUMBERS:
+        raise NativeError(f"no such engine here: {name}; there are {', '.join(engines())}")
+    sg_engine = _ENGINE_NUMBERS[name]
 
-    def __cinit__(self):
-        global _live_contexts
-        _ciphers()
-        self.ctx = EVP_CIPHER_CTX_new()
-        self.way = 0
-        if self.ctx == NULL:
-            raise MemoryError()
-        _live_contexts += SEALGATE_DEBUG
+
+cdef class GcmContext:
+    """One keyed AES-256-GCM context of a longer-lived user (an object stream).
+
+    The schedule is in the arena (ipsec-mb) or a libcrypto context freed by stop(). It is a copy:
+    wiping the key it came from does not end it, its owner must. seal and open are nogil; one
+    thread at a time per context, and stop() only when no call is running.
+    """
+
+    cdef sg_gcm _g
+    cdef bint _on
+
+    cdef int start(self, const uint8_t* key32) except -1:
+        _need_arena()
+        self.stop()
+        if sg_gcm_start(&self._g, key32) != 0:
+            raise NativeError("AES-256-GCM set-up failed")
+        self._on = True
+        return 0
+
+    cdef void stop(self) noexcept:
+        if self._on:
+            sg_gcm_stop(&self._g)
+            self._on = False
+            sg_scrub()
+
+    cdef bint usable(self) noexcept nogil:
+        return self._on and sg_gcm_usable(&self._g) != 0
+
+    cdef int seal(self, const uint8_t* nonce12, const uint8_t* aad, size_t aad_len,
+                  const uint8_t* src, size_t n, uint8_t* dst) noexcept nogil:
+        """dst gets n + 16 bytes; 1 on success, 0 when the context is not usable."""
+        if not self.usable():
+            return 0
+        return sg_gcm_seal(&self._g, nonce12, aad, aad_len, src, n, dst)
+
+    cdef int open(self, const uint8_t* nonce12, const uint8_t* aad, size_t aad_len,
+                  const uint8_t* src, size_t n, uint8_t* dst) noexcept nogil:
+        """src is n + 16 bytes, dst gets n; 1 on success, 0 when it does not open (dst wiped)."""
+        if not self.usable():
+            return 0
+        return sg_gcm_open(&self._g, nonce12, aad, aad_len, src, n, dst)
 
     def __dealloc__(self):
-        global _live_contexts
-        if self.ctx != NULL:
-            EVP_CIPHER_CTX_free(self.ctx)
-            _live_contexts -= SEALGATE_DEBUG
-
-    cdef void end(self) noexcept nogil:
-        """The key leaves the context."""
-        if self.way:
-            EVP_CIPHER_CTX_reset(self.ctx)
-            self.way = 0
-
-    cdef int start(self, const uint8_t* key, int way) noexcept nogil:
-        """The context holds this key for `way` from now on. 0 on failure."""
-        cdef int ok
-        if way == 1:
-            ok = EVP_EncryptInit_ex(self.ctx, _gcm, NULL, key, NULL)
-        else:
-            ok = EVP_DecryptInit_ex(self.ctx, _gcm, NULL, key, NULL)
-        self.way = way if ok else 0
-        return ok
-
-    cdef int seal(self, const uint8_t* nonce, const uint8_t* aad, int an, const uint8_t* plain, int n,
-                  uint8_t* out) noexcept nogil:
-        """out gets n + 16 bytes. 0 on failure (never by data)."""
-        cdef int got = 0
-        if EVP_EncryptInit_ex(self.ctx, NULL, NULL, NULL, nonce) != 1:
-            return 0
-        if an and EVP_EncryptUpdate(self.ctx, NULL, &got, aad, an) != 1:
-            return 0
-        if n and EVP_EncryptUpdate(self.ctx, out, &got, plain, n) != 1:
-            return 0
-        if EVP_EncryptFinal_ex(self.ctx, out + n, &got) != 1:
-            return 0
-        return EVP_CIPHER_CTX_ctrl(self.ctx, EVP_CTRL_AEAD_GET_TAG, 16, out + n)
-
-    cdef int open(self, const uint8_t* nonce, const uint8_t* aad, int an, const uint8_t* sealed, int n,
-                  uint8_t* out) noexcept nogil:
-        """n counts the tag (n >= 16); out gets n - 16 bytes. 0: does not authenticate, out is wiped."""
-        cdef int got = 0, plain = n - 16, ok
-        ok = EVP_DecryptInit_ex(self.ctx, NULL, NULL, NULL, nonce) == 1
-        if ok and an:
-            ok = EVP_DecryptUpdate(self.ctx, NULL, &got, aad, an) == 1
-        if ok and plain:
-            ok = EVP_DecryptUpdate(self.ctx, out, &got, sealed, plain) == 1
-        ok = ok and EVP_CIPHER_CTX_ctrl(self.ctx, EVP_CTRL_AEAD_SET_TAG, 16, <void*>(sealed + plain)) == 1
-        ok = ok and EVP_DecryptFinal_ex(self.ctx, out + plain, &got) == 1
-        if not ok:
-            if plain:
-                OPENSSL_cleanse(out, plain)
-            ERR_clear_error()
-        return ok
+        self.stop()
 
 
-cdef int _xaes_key(const uint8_t* key, const uint8_t* nonce12, uint8_t* out) except -1:
-    """XAES-256-GCM's message key: CMAC-based KDF of SP 800-108r1 in counter mode, two blocks."""
-    cdef EVP_CIPHER_CTX* ctx = EVP_CIPHER_CTX_new()
-    cdef uint8_t block[32]
-    cdef uint8_t k1[16]
-    cdef int got = 0, i, ok
-    cdef uint8_t carry
-    memset(k1, 0, 16)
-    _ciphers()
-    ok = ctx != NULL and EVP_EncryptInit_ex(ctx, _ecb, NULL, key, NULL) == 1
-    ok = ok and EVP_CIPHER_CTX_set_padding(ctx, 0) == 1
-    ok = ok and EVP_EncryptUpdate(ctx, block, &got, k1, 16) == 1
-    carry = (0 - (block[0] >> 7)) & 0x87        # doubling in GF(2^128), without a branch
-    for i in range(15):
-        k1[i] = <uint8_t>(((<int>block[i] << 1) | (block[i + 1] >> 7)) & 0xFF)
-    k1[15] = <uint8_t>((<int>block[15] << 1) & 0xFF) ^ carry
-    memset(block, 0, 32)
-    block[1] = 1
-    block[2] = 0x58                               # 'X'
-    memcpy(block + 4, nonce12, 12)
-    memcpy(block + 16, block, 16)
-    block[17] = 2
-    for i in range(32):
-        block[i] ^= k1[i & 15]
-    ok = ok and EVP_EncryptUpdate(ctx, out, &got, block, 32) == 1
-    OPENSSL_cleanse(k1, 16)
-    OPENSSL_cleanse(block, 32)
-    EVP_CIPHER_CTX_free(ctx)
-    if not ok:
-        ERR_clear_error()
-        raise NativeError("AES failed")
+cdef int _check_nonce(bytes nonce, Py_ssize_t size) except -1:
+    if PyBytes_GET_SIZE(nonce) != size:
+        raise ValueError(f"the nonce is {size} bytes")
     return 0
 
 
-cdef bytes _seal(const uint8_t* key, const uint8_t* nonce, const uint8_t* plain, Py_ssize_t n, bytes aad):
-    cdef _Gcm gcm = _Gcm.__new__(_Gcm)
-    if n > 1 << 30 or PyBytes_GET_SIZE(aad) > 1 << 30:
-        raise ValueError("too long")
-    out = PyBytes_FromStringAndSize(NULL, n + 16)
-    ok = gcm.start(key, 1) and gcm.seal(
-        nonce, <const uint8_t*>PyBytes_AS_STRING(aad), PyBytes_GET_SIZE(aad), plain, n,
-        <uint8_t*>PyBytes_AS_STRING(out))
-    gcm.end()
-    sg_scrub_stack()
+cdef bytes _gcm_seal(const uint8_t* key, const uint8_t* nonce, const uint8_t* src, Py_ssize_t n,
+                     bytes aad):
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n + 16)
+    cdef GcmContext g = GcmContext.__new__(GcmContext)
+    g.start(key)
+    cdef int ok = g.seal(nonce, <const uint8_t*>PyBytes_AS_STRING(aad), PyBytes_GET_SIZE(aad),
+                         src, n, <uint8_t*>PyBytes_AS_STRING(out))
+    g.stop()
     if not ok:
-        ERR_clear_error()
-        raise NativeError("AES-GCM failed")
+        raise NativeError("AES-256-GCM failed")
     return out
 
 
-cdef int _open(const uint8_t* key, const uint8_t* nonce, bytes sealed, bytes aad, uint8_t* out) except -1:
-    cdef _Gcm gcm = _Gcm.__new__(_Gcm)
-    cdef int ok
-    if PyBytes_GET_SIZE(sealed) > 1 << 30 or PyBytes_GET_SIZE(aad) > 1 << 30:
-        raise ValueError("too long")
-    ok = gcm.start(key, 2) and gcm.open(
-        nonce, <const uint8_t*>PyBytes_AS_STRING(aad), PyBytes_GET_SIZE(aad),
-        <const uint8_t*>PyBytes_AS_STRING(sealed), PyBytes_GET_SIZE(sealed), out)
-    gcm.end()
-    sg_scrub_stack()
+cdef int _gcm_open(const uint8_t* key, const uint8_t* nonce, bytes sealed, bytes aad,
+                   uint8_t* out) except -1:
+    cdef GcmContext g = GcmContext.__new__(GcmContext)
+    g.start(key)
+    cdef int ok = g.open(nonce, <const uint8_t*>PyBytes_AS_STRING(aad), PyBytes_GET_SIZE(aad),
+                         <const uint8_t*>PyBytes_AS_STRING(sealed), PyBytes_GET_SIZE(sealed) - 16,
+                         out)
+    g.stop()
     if not ok:
-        ERR_clear_error()
-        raise OpenFailed("sealed bytes do not open")
+        raise OpenFailed("does not open")
     return 0
 
 
-def gcm_seal(KeyHandle key not None, bytes nonce not None, bytes plaintext not None, bytes aad not None):
-    """AES-256-GCM (SP 800-38D), 12-byte nonce: ciphertext and 16-byte tag."""
-    if len(nonce) != 12:
-        raise ValueError("the nonce has 12 bytes")
-    return _seal(key.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce),
-                 <const uint8_t*>PyBytes_AS_STRING(plaintext), len(plaintext), aad)
+def gcm_seal(KeyHandle key not None, bytes nonce not None, bytes plaintext not None,
+             bytes aad not None) -> bytes:
+    """ciphertext ‖ 16-byte tag. The caller answers for a nonce (12 bytes) used once per key."""
+    _check_nonce(nonce, 12)
+    return _gcm_seal(key.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce),
+                     <const uint8_t*>PyBytes_AS_STRING(plaintext), PyBytes_GET_SIZE(plaintext), aad)
 
 
-def gcm_open(KeyHandle key not None, bytes nonce not None, bytes sealed not None, bytes aad not None):
-    """Inverse of gcm_seal. OpenFailed if anything differs."""
-    if len(nonce) != 12:
-        raise ValueError("the nonce has 12 bytes")
-    if len(sealed) < 16:
-        raise OpenFailed("sealed bytes do not open")
-    out = PyBytes_FromStringAndSize(NULL, len(sealed) - 16)
-    _open(key.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce), sealed, aad, <uint8_t*>PyBytes_AS_STRING(out))
+def gcm_open(KeyHandle key not None, bytes nonce not None, bytes sealed not None,
+             bytes aad not None) -> bytes:
+    """The plaintext, or OpenFailed; nothing is released before the tag is checked."""
+    _check_nonce(nonce, 12)
+    if PyBytes_GET_SIZE(sealed) < 16:
+        raise OpenFailed("does not open")
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(sealed) - 16)
+    _gcm_open(key.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce), sealed, aad,
+              <uint8_t*>PyBytes_AS_STRING(out))
     return out
 
 
-def xaes_seal(KeyHandle key not None, bytes nonce not None, bytes plaintext not None, bytes aad not None):
-    """XAES-256-GCM (C2SP), 24-byte nonce."""
-    cdef KeyHandle derived
-    if len(nonce) != 24:
-        raise ValueError("the nonce has 24 bytes")
-    derived = _new_slot()
-    _xaes_key(key.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce), derived.ptr())
-    return _seal(derived.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce) + 12,
-                 <const uint8_t*>PyBytes_AS_STRING(plaintext), len(plaintext), aad)
+def xaes_seal(KeyHandle key not None, bytes nonce not None, bytes plaintext not None,
+              bytes aad not None) -> bytes:
+    """XAES-256-GCM: ciphertext ‖ 16-byte tag; 24-byte nonces may be random for 2^80 messages."""
+    cdef uint8_t derived[32]
+    _check_nonce(nonce, 24)
+    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(nonce)
+    if not sg_xaes_derive(key.ptr(), at, derived):
+        raise NativeError("AES-256 failed")
+    try:
+        return _gcm_seal(derived, at + 12, <const uint8_t*>PyBytes_AS_STRING(plaintext),
+                         PyBytes_GET_SIZE(plaintext), aad)
+    finally:
+        OPENSSL_cleanse(derived, 32)
 
 
-def xaes_open(KeyHandle key not None, bytes nonce not None, bytes sealed not None, bytes aad not None):
-    """Inverse of xaes_seal. OpenFailed if anything differs."""
-    cdef KeyHandle derived
-    if len(nonce) != 24:
-        raise ValueError("the nonce has 24 bytes")
-    if len(sealed) < 16:
-        raise OpenFailed("sealed bytes do not open")
-    derived = _new_slot()
-    _xaes_key(key.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce), derived.ptr())
-    out = PyBytes_FromStringAndSize(NULL, len(sealed) - 16)
-    _open(derived.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce) + 12, sealed, aad,
-          <uint8_t*>PyBytes_AS_STRING(out))
+def xaes_open(KeyHandle key not None, bytes nonce not None, bytes sealed not None,
+              bytes aad not None) -> bytes:
+    """The plaintext, or OpenFailed."""
+    cdef uint8_t derived[32]
+    _check_nonce(nonce, 24)
+    if PyBytes_GET_SIZE(sealed) < 16:
+        raise OpenFailed("does not open")
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(sealed) - 16)
+    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(nonce)
+    if not sg_xaes_derive(key.ptr(), at, derived):
+        raise NativeError("AES-256 failed")
+    try:
+        _gcm_open(derived, at + 12, sealed, aad, <uint8_t*>PyBytes_AS_STRING(out))
+    finally:
+        OPENSSL_cleanse(derived, 32)
     return out
 
 
-def wrap_key(KeyHandle kek not None, KeyHandle key not None, bytes nonce not None, bytes aad not None):
-    """The key sealed under kek by AES-256-GCM: 48 bytes. 12-byte nonce, never used twice with a kek."""
-    if len(nonce) != 12:
-        raise ValueError("the nonce has 12 bytes")
-    return _seal(kek.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce), key.ptr(), KEY, aad)
+def wrap_key(KeyHandle kek not None, KeyHandle key not None, bytes nonce not None,
+             bytes aad not None) -> bytes:
+    """The 32 bytes of `key` under `kek`, AES-256-GCM: 48 bytes. 12-byte nonce."""
+    _check_nonce(nonce, 12)
+    return _gcm_seal(kek.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce), key.ptr(), 32, aad)
 
 
-def unwrap_key(KeyHandle kek not None, bytes nonce not None, bytes wrapped not None, bytes aad not None):
-    """Inverse of wrap_key, straight into the arena. OpenFailed if anything differs."""
-    cdef KeyHandle out
-    if len(nonce) != 12:
-        raise ValueError("the nonce has 12 bytes")
-    if len(wrapped) != KEY + 16:
-        raise OpenFailed("sealed bytes do not open")
-    out = _new_slot()
-    _open(kek.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce), wrapped, aad, out.ptr())
-    return out
+def unwrap_key(KeyHandle kek not None, bytes nonce not None, bytes wrapped not None,
+               bytes aad not None) -> KeyHandle:
+    """The wrapped key, opened straight into the arena; OpenFailed when it does not open."""
+    _check_nonce(nonce, 12)
+    if PyBytes_GET_SIZE(wrapped) != 48:
+        raise OpenFailed("does not open")
+    cdef KeyHandle h = _new_slot()
+    try:
+        _gcm_open(kek.ptr(), <const uint8_t*>PyBytes_AS_STRING(nonce), wrapped, aad, h.ptr())
+    except BaseException:
+        h.wipe()
+        raise
+    return h

@@ -1,325 +1,396 @@
-# Column values (docs/reference/format.md): header, equality tag, XAES-256-GCM, and their batches.
+# cython: language_level=3
+# Column values: sealing, opening, equality tags (docs/reference/format.md, "Column value").
 #
-# A writer keeps one random 12-byte nonce prefix for at most EPOCH_SEALS values, so that the message key
-# that XAES derives from it is derived once. The last 12 bytes start at a random 96-bit value and count up:
-# unique under one prefix, and the prefix (hence the key) is this codec's alone but with odds of 2^-96.
-
-DEF HEADER = 27
-DEF NONCE_AT = 27
-DEF BODY_AT = 51
-DEF LEAST = 67
-DEF EPOCH_SEALS = 1 << 20
-DEF DERIVED = 16
+# Nonces. XAES-256-GCM derives a message key from the column key and the first 12 nonce bytes and
+# runs AES-256-GCM under it with the last 12. Deriving costs several times the seal, so a codec
+# keeps one random 12-byte prefix for an epoch of at most 2^20 seals or 60 s and draws the last 12
+# bytes at random for every value. Two values collide only if both halves do. Within one epoch that
+# is at most 2^40/2^97 = 2^-57; N values of one column key make N/2^20 epochs, so the bound is
+# N * 2^-77 (2^-32 at 2^45 values); two processes, or two epochs, share a message key only if their
+# random prefixes collide (2^-97 a pair), and then still need equal suffixes. A counter as suffix
+# would be unique for sure, and would write the order of the writes into every value: refused.
+# After a fork all key handles are dead, so a child cannot go on with its parent's epoch.
 
 CANON_IDENTITY = 0
 CANON_INT = 1
 CANON_CALL = 2
 
+cdef enum:
+    _MAGIC = 0xC5
+    _VERSION = 1
+    _HAS_TAG = 1
+    _PADDED = 2
+    _HEADER = 51
+    _BOUND = 27            # header bytes covered by the AAD: everything before the nonce
+    _OVERHEAD = 67
+    _EPOCH_SEALS = 1 << 20
+    _EPOCH_SECONDS = 60
 
-cdef class _ColumnKey:
-    """One ring version's keys for one domain, with a small cache of message keys by nonce prefix."""
-    cdef bytes id
-    cdef KeyHandle seal, equality, state
-    cdef list derived
-    cdef uint8_t prefixes[DERIVED][12]
-    cdef int filled, turn
-
-    def __cinit__(self):
-        self.filled = self.turn = 0
-        self.derived = []
+ctypedef struct column_key:
+    uint8_t id[8]
+    int seal_slot
+    uint32_t seal_gen
+    int mac_slot           # saved HMAC states of the index key, -1 without equality
+    uint32_t mac_gen
 
 
 cdef class ColumnCodec:
-    """Seals and opens the values of one column."""
-    cdef list keys
-    cdef _ColumnKey active
-    cdef bytes tail                      # what follows the header in the AAD
-    cdef uint8_t aad[HEADER + 2 + 1024 + 4]
-    cdef int aad_len, pad_to, kind
-    cdef bint equality
-    cdef uint8_t transform[2]
-    cdef object call
-    cdef _Gcm gcm
-    cdef const uint8_t* held             # message key that the context holds now
-    cdef int held_way
-    cdef uint8_t nonce[24]
-    cdef KeyHandle sealing               # message key of the current epoch
-    cdef long left                       # seals left in it
+    """Seals and opens values of one column.
 
-    def __init__(self, bytes domain not None, uint32_t type_oid, bint equality, int transform_id=0,
-                 int pad_to=0, int canonical_kind=0, object canonical_call=None):
+    Holds references to the key handles it was given; wiping one of them makes every use of that
+    key raise KeyGone. Callers of open_into, seal_into and tag_into call end_batch() after the
+    last value (in a finally): until then the libcrypto engine keeps its keyed context. The
+    methods for Python do so themselves.
+    """
+
+    cdef column_key* _keys
+    cdef int _n, _active
+    cdef uint32_t _epoch
+    cdef list _handles, _given
+    cdef uint8_t* _aad
+    cdef Py_ssize_t _aad_len
+    cdef bint _equality
+    cdef uint8_t _transform[2]
+    cdef Py_ssize_t _pad_to
+    cdef int _canon_kind
+    cdef object _canon_call
+    cdef uint8_t _prefix[12]
+    cdef int _seals_left
+    cdef long _deadline
+
+    def __cinit__(self):
+        self._keys = NULL
+        self._aad = NULL
+        self._n = 0
+        self._active = -1
+        self._seals_left = 0
+
+    def __init__(self, bytes domain not None, type_oid: int, bint equality, transform_id: int = 0,
+                 pad_to: int = 0, canonical_kind: int = 0, canonical_call=None):
         cdef Py_ssize_t n = len(domain)
-        if not 1 <= n <= 1024:
-            raise ValueError("domain")
-        if not 0 <= transform_id <= 0xFFFF or not 0 <= pad_to <= 65536:
-            raise ValueError("transform_id or pad_to")
-        if canonical_kind == CANON_CALL and canonical_call is None:
-            raise ValueError("canonical_call")
-        self.keys = []
-        self.tail = n.to_bytes(2, "big") + domain + type_oid.to_bytes(4, "big")
-        self.aad_len = HEADER + len(self.tail)
-        memcpy(self.aad + HEADER, PyBytes_AS_STRING(self.tail), len(self.tail))
-        self.equality = equality
-        self.pad_to = pad_to
-        self.kind = canonical_kind
-        self.call = canonical_call
-        self.transform[0] = transform_id >> 8
-        self.transform[1] = transform_id & 0xFF
-        self.gcm = _Gcm.__new__(_Gcm)
-        self.left = 0
+        cdef uint32_t oid
+        if self._aad != NULL:
+            raise TypeError("a codec is set up once")
+        if n > 0xFFFF:
+            raise ValueError("a domain is at most 65535 bytes")
+        if not 0 <= type_oid <= 0xFFFFFFFF or not 0 <= transform_id <= 0xFFFF:
+            raise ValueError("type_oid is 32 bits, transform_id 16 bits")
+        if not 0 <= pad_to <= 1 << 20:
+            raise ValueError("pad_to is 0 to 1048576")
+        if canonical_kind not in (CANON_IDENTITY, CANON_INT, CANON_CALL):
+            raise ValueError("unknown canonical_kind")
+        if (canonical_kind == CANON_CALL) != (canonical_call is not None):
+            raise ValueError("canonical_call goes with CANON_CALL")
+        _need_arena()
+        self._epoch = sg_epoch
+        self._handles = []
+        self._given = []
+        self._equality = equality
+        self._transform[0] = <uint8_t>(<int>transform_id >> 8)
+        self._transform[1] = <uint8_t>(<int>transform_id & 0xFF)
+        self._pad_to = pad_to
+        self._canon_kind = canonical_kind
+        self._canon_call = canonical_call
+        self._aad_len = _BOUND + 2 + n + 4
+        self._aad = <uint8_t*>malloc(self._aad_len)
+        if self._aad == NULL:
+            raise MemoryError
+        cdef uint8_t* p = self._aad + _BOUND
+        p[0] = <uint8_t>(n >> 8)
+        p[1] = <uint8_t>(n & 0xFF)
+        memcpy(p + 2, PyBytes_AS_STRING(domain), n)
+        p += 2 + n
+        oid = type_oid
+        p[0] = <uint8_t>(oid >> 24)
+        p[1] = <uint8_t>((oid >> 16) & 0xFF)
+        p[2] = <uint8_t>((oid >> 8) & 0xFF)
+        p[3] = <uint8_t>(oid & 0xFF)
 
-    def add_key(self, bytes key_id not None, KeyHandle seal not None, KeyHandle equality, bint active):
-        """Adds one version. The active one seals; every one opens."""
+    def __dealloc__(self):
+        free(self._keys)
+        free(self._aad)
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("a ColumnCodec cannot be pickled")
+
+    def add_key(self, bytes key_id not None, KeyHandle seal not None, KeyHandle equality,
+                bint active) -> None:
+        """A key version: opens what names it; the active one (at most one) seals and tags.
+
+        `equality` is the index key, there if and only if the codec has equality.
+        """
+        cdef column_key* grown
+        cdef KeyHandle states
+        cdef int i
         if len(key_id) != 8:
-            raise ValueError("a key id has 8 bytes")
-        if self.equality and equality is None:
-            raise ValueError("an equality column needs its index key")
-        cdef _ColumnKey key = _ColumnKey.__new__(_ColumnKey)
-        key.id = key_id
-        key.seal = seal
-        key.equality = equality
-        key.state = _hmac_state(equality) if equality is not None else None
-        self.keys.append(key)
+            raise ValueError("a key id is 8 bytes")
+        if (equality is not None) != self._equality:
+            raise ValueError("an index key goes with equality, and only with it")
+        if active and self._active >= 0:
+            raise ValueError("there is an active key already")
+        for i in range(self._n):
+            if memcmp(self._keys[i].id, PyBytes_AS_STRING(key_id), 8) == 0:
+                raise ValueError("this key id is there already")
+        seal.ptr()
+        if equality is not None:
+            equality.ptr()
+            states = _new_slot()
+            sg_hmac_key(states.ptr(), equality.ptr(), 32)
+            sg_scrub()
+            sg_adopt(equality._slot, states._slot)
+            self._handles.append(states)
+        self._given.append(seal)
+        if equality is not None:
+            self._given.append(equality)
+        grown = <column_key*>realloc(self._keys, (self._n + 1) * sizeof(column_key))
+        if grown == NULL:
+            raise MemoryError
+        self._keys = grown
+        memcpy(grown[self._n].id, PyBytes_AS_STRING(key_id), 8)
+        grown[self._n].seal_slot = seal._slot
+        grown[self._n].seal_gen = seal._gen
+        grown[self._n].mac_slot = -1
+        grown[self._n].mac_gen = 0
+        if equality is not None:
+            grown[self._n].mac_slot = states._slot
+            grown[self._n].mac_gen = states._gen
         if active:
-            self.active = key
+            self._active = self._n
+        self._n += 1
 
     @property
-    def alive(self):
-        """Every key in it still lives."""
-        cdef _ColumnKey key
-        for key in self.keys:
-            if not key.seal.alive or (key.equality is not None and not key.equality.alive):
-                self.forget()
+    def alive(self) -> bool:
+        """Every key in it still lives, and there is one."""
+        cdef int i
+        for i in range(self._n):
+            if not sg_slot_alive(self._epoch, self._keys[i].seal_slot, self._keys[i].seal_gen):
                 return False
-        return bool(self.keys)
+            if self._equality and not sg_slot_alive(
+                    self._epoch, self._keys[i].mac_slot, self._keys[i].mac_gen):
+                return False
+        return self._n > 0
 
     @property
-    def handles(self):
+    def handles(self) -> list[KeyHandle]:
         """The keys in it: adopted by the ring's keys, so that they are wiped with it."""
-        cdef _ColumnKey key
-        return [h for key in self.keys for h in (key.seal, key.equality) if h is not None]
+        return list(self._given)
 
-    cdef void forget(self) noexcept:
-        """Wipes what was derived from keys that are gone."""
-        cdef _ColumnKey key
-        cdef int i
-        self.end_batch()
-        self.left = 0
-        self.sealing = None
-        for key in self.keys:
-            if key.state is not None:
-                key.state._release()
-            for i in range(key.filled):
-                (<KeyHandle>key.derived[i])._release()
-            key.filled = 0
-            key.derived = []
-
-    cdef int check(self, _ColumnKey key) except -1:
-        if not key.seal.alive:
-            self.forget()
-            raise KeyGone("the key was wiped")
-        return 0
-
-    cdef void end_batch(self) noexcept:
-        """The context lets its copy of a key go. Call after the last value of a batch."""
-        self.gcm.end()
-        self.held = NULL
-        self.held_way = 0
-        sg_scrub_stack()
-
-    cdef int hold(self, const uint8_t* message_key, int way) except -1:
-        if self.held != message_key or self.held_way != way:
-            if not self.gcm.start(message_key, way):
-                ERR_clear_error()
-                raise NativeError("AES-GCM failed")
-            self.held = message_key
-            self.held_way = way
-        return 0
-
-    cdef const uint8_t* message_key(self, _ColumnKey key, const uint8_t* prefix) except NULL:
-        cdef int i
-        for i in range(key.filled):
-            if memcmp(key.prefixes[i], prefix, 12) == 0:
-                return (<KeyHandle>key.derived[i]).ptr()
-        if key.filled < DERIVED:
-            i = key.filled
-            key.derived.append(_new_slot())
-            key.filled += 1
-        else:
-            i = key.turn
-            key.turn = (key.turn + 1) % DERIVED
-            if self.held == (<KeyHandle>key.derived[i]).ptr():
-                self.end_batch()
-        cdef KeyHandle slot = key.derived[i]
-        _xaes_key(key.seal.ptr(), prefix, slot.ptr())
-        memcpy(key.prefixes[i], prefix, 12)
-        return slot.ptr()
-
+    # ---- the C contract -----------------------------------------------------------------------
     cdef Py_ssize_t sealed_size(self, Py_ssize_t n):
-        if self.pad_to:
-            n = (n // self.pad_to + 1) * self.pad_to
-        return BODY_AT + n + 16
+        if self._pad_to:
+            n = (n // self._pad_to + 1) * self._pad_to
+        return n + _OVERHEAD
 
-    cdef int tag_under(self, _ColumnKey key, const uint8_t* plain, Py_ssize_t n, uint8_t* out) except -1:
-        cdef uint8_t wide[8]
-        cdef uint8_t full[32]
-        cdef bytes canonical
+    cdef int _tag(self, int k, const uint8_t* plain, Py_ssize_t n, uint8_t* out16) except -1:
+        """Tag under key version k, of the canonical form of plain."""
+        cdef uint8_t mac[32]
+        cdef uint8_t number[8]
+        cdef bytes called = None
         cdef Py_ssize_t i
-        cdef sg_hmac* h = <sg_hmac*>key.state.ptr()
-        if self.kind == 0:
-            sg_hmac_two(h, self.transform, 2, plain, n, full)
-        elif self.kind == 1:
-            if n not in (2, 4, 8):
-                raise OpenFailed("sealed bytes do not open")
-            memset(wide, 0xFF if plain[0] & 0x80 else 0, 8)
-            memcpy(wide + 8 - n, plain, n)
-            sg_hmac_two(h, self.transform, 2, wide, 8, full)
-        else:
-            canonical = self.call(PyBytes_FromStringAndSize(<const char*>plain, n))
-            sg_hmac_two(h, self.transform, 2, <const uint8_t*>PyBytes_AS_STRING(canonical),
-                        PyBytes_GET_SIZE(canonical), full)
-        memcpy(out, full, 16)
+        if self._canon_kind == 1:
+            if n != 2 and n != 4 and n != 8:
+                raise ValueError("an integer has 2, 4 or 8 bytes")
+            memset(number, 0xFF if plain[0] & 0x80 else 0, 8)
+            memcpy(number + 8 - n, plain, n)
+            plain = number
+            n = 8
+        elif self._canon_kind == 2:
+            called = self._canon_call(PyBytes_FromStringAndSize(<const char*>plain, n))
+            if called is None:
+                raise TypeError("canonical_call must return bytes")
+            plain = <const uint8_t*>PyBytes_AS_STRING(called)
+            n = PyBytes_GET_SIZE(called)
+        # after the call, which may have wiped a key
+        if not sg_slot_alive(self._epoch, self._keys[k].mac_slot, self._keys[k].mac_gen):
+            raise KeyGone("the key was wiped")
+        sg_hmac(sg_slot_ptr(self._keys[k].mac_slot), self._transform, 2, plain, n, NULL, 0, mac)
+        memcpy(out16, mac, 16)
         return 0
 
     cdef int tag_into(self, const uint8_t* plain, Py_ssize_t n, uint8_t* out16) except -1:
-        if self.active is None or self.active.state is None:
+        """16 bytes under the active index key."""
+        if not self._equality or self._active < 0:
             raise NativeError("no active index key")
-        self.check(self.active)
-        return self.tag_under(self.active, plain, n, out16)
+        return self._tag(self._active, plain, n, out16)
 
-    cdef int seal_into(self, const uint8_t* plain, Py_ssize_t n, uint8_t* out) except -1:
-        cdef _ColumnKey key = self.active
-        cdef Py_ssize_t room = self.sealed_size(n) - BODY_AT - 16
-        cdef int i
-        if key is None:
-            raise NativeError("no active key")
-        if n > 1 << 29:
-            raise ValueError("too long")
-        self.check(key)
-        if self.left == 0 or self.sealing is None:
-            self.end_batch()
-            _draw(self.nonce, 24)
-            self.sealing = _new_slot()
-            _xaes_key(key.seal.ptr(), self.nonce, self.sealing.ptr())
-            self.left = EPOCH_SEALS
-        self.hold(self.sealing.ptr(), 1)
-        self.left -= 1
-        for i in range(23, 11, -1):      # the last 12 bytes are a big-endian counter
-            self.nonce[i] = (self.nonce[i] + 1) & 0xFF
-            if self.nonce[i]:
-                break
-        out[0] = 0xC5
-        out[1] = 1
-        out[2] = (1 if self.equality else 0) | (2 if self.pad_to else 0)
-        if self.equality:
-            self.tag_under(key, plain, n, out + 3)
-        else:
-            memset(out + 3, 0, 16)
-        memcpy(out + 19, PyBytes_AS_STRING(key.id), 8)
-        memcpy(out + NONCE_AT, self.nonce, 24)
-        memcpy(self.aad, out, HEADER)
-        memcpy(out + BODY_AT, plain, n)
-        if self.pad_to:                   # ISO/IEC 7816-4
-            out[BODY_AT + n] = 0x80
-            memset(out + BODY_AT + n + 1, 0, room - n - 1)
-        if not self.gcm.seal(self.nonce + 12, self.aad, self.aad_len, out + BODY_AT, room, out + BODY_AT):
-            self.end_batch()
-            ERR_clear_error()
-            raise NativeError("AES-GCM failed")
+    cdef int _new_epoch(self) except -1:
+        cdef sg_timespec now
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
+        if self._seals_left <= 0 or now.tv_sec >= self._deadline:
+            if sg_pool_take(self._prefix, 12) != 0:
+                raise NativeError("the random generator failed")
+            self._seals_left = _EPOCH_SEALS
+            self._deadline = now.tv_sec + _EPOCH_SECONDS
         return 0
 
+    cdef Py_ssize_t seal_into(self, const uint8_t* plain, Py_ssize_t n, uint8_t* out) except -1:
+        """Length written; out has room for sealed_size(n) and does not overlap plain."""
+        cdef int k = self._active
+        cdef uint8_t* body = out + _HEADER
+        cdef Py_ssize_t m = n
+        if k < 0:
+            raise NativeError("no active key")
+        # the clock is read once in 64 seals (and by each call from Python)
+        if self._seals_left & 63 == 0:
+            self._new_epoch()
+        out[0] = _MAGIC
+        out[1] = _VERSION
+        out[2] = (_HAS_TAG if self._equality else 0) | (_PADDED if self._pad_to else 0)
+        if self._equality:
+            self._tag(k, plain, n, out + 3)
+        else:
+            memset(out + 3, 0, 16)
+        if not sg_slot_alive(self._epoch, self._keys[k].seal_slot, self._keys[k].seal_gen):
+            raise KeyGone("the key was wiped")
+        memcpy(out + 19, self._keys[k].id, 8)
+        memcpy(out + 27, self._prefix, 12)
+        if sg_pool_take(out + 39, 12) != 0:
+            raise NativeError("the random generator failed")
+        self._seals_left -= 1
+        if self._pad_to:
+            m = (n // self._pad_to + 1) * self._pad_to
+            memcpy(body, plain, n)
+            body[n] = 0x80
+            memset(body + n + 1, 0, m - n - 1)
+            plain = body
+        memcpy(self._aad, out, _BOUND)
+        if sg_xaes_seal(self._keys[k].seal_slot, out + 27, self._aad, self._aad_len, plain, m,
+                        body) != 1:
+            OPENSSL_cleanse(body, m)
+            raise NativeError("sealing failed")
+        return _OVERHEAD + m
+
     cdef Py_ssize_t open_into(self, const uint8_t* value, Py_ssize_t n, uint8_t* out) except -1:
-        cdef _ColumnKey key, found = None
-        cdef Py_ssize_t plain
+        """Plaintext length; out has room for n - 67 bytes. OpenFailed or KeyGone, out wiped."""
+        cdef int k, got
         cdef uint8_t tag[16]
-        cdef uint8_t flags
-        if n < LEAST or n > 1 << 30 or value[0] != 0xC5 or value[1] != 1:
-            raise OpenFailed("sealed bytes do not open")
-        for key in self.keys:
-            if memcmp(value + 19, PyBytes_AS_STRING(key.id), 8) == 0:
-                found = key
+        cdef Py_ssize_t m = n - _OVERHEAD
+        if (m < 0 or value[0] != _MAGIC or value[1] != _VERSION
+                or value[2] & ~(_HAS_TAG | _PADDED)
+                or (value[2] & _HAS_TAG) != (_HAS_TAG if self._equality else 0)):
+            raise OpenFailed("does not open")
+        for k in range(self._n):
+            if memcmp(self._keys[k].id, value + 19, 8) == 0:
                 break
-        flags = value[2]
-        if found is None or flags & ~3 or bool(flags & 1) != self.equality:
-            raise OpenFailed("sealed bytes do not open")
-        self.check(found)
-        self.hold(self.message_key(found, value + NONCE_AT), 2)
-        memcpy(self.aad, value, HEADER)
-        if not self.gcm.open(value + NONCE_AT + 12, self.aad, self.aad_len, value + BODY_AT, n - BODY_AT, out):
-            self.end_batch()
-            raise OpenFailed("sealed bytes do not open")
-        plain = n - BODY_AT - 16
-        if flags & 2:
-            while plain > 0 and out[plain - 1] == 0:
-                plain -= 1
-            if plain == 0 or out[plain - 1] != 0x80:
-                raise OpenFailed("sealed bytes do not open")
-            plain -= 1
-        if flags & 1:
-            self.tag_under(found, out, plain, tag)
-            if CRYPTO_memcmp(tag, value + 3, 16) != 0:
-                OPENSSL_cleanse(out, plain)
-                raise OpenFailed("sealed bytes do not open")
-        return plain
+        else:
+            raise OpenFailed("does not open")
+        if not sg_slot_alive(self._epoch, self._keys[k].seal_slot, self._keys[k].seal_gen):
+            raise KeyGone("the key was wiped")
+        memcpy(self._aad, value, _BOUND)
+        got = sg_xaes_open(self._keys[k].seal_slot, value + 27, self._aad, self._aad_len,
+                           value + _HEADER, m, out)
+        if got < 0:
+            raise NativeError("opening failed")
+        if got == 0:
+            raise OpenFailed("does not open")
+        try:
+            if value[2] & _PADDED:
+                n = m
+                while n > 0 and out[n - 1] == 0:
+                    n -= 1
+                if n == 0 or out[n - 1] != 0x80:
+                    raise OpenFailed("does not open")
+                n -= 1
+            else:
+                n = m
+            if self._equality:
+                if self._canon_kind == 1 and n != 2 and n != 4 and n != 8:
+                    raise OpenFailed("does not open")
+                self._tag(k, out, n, tag)
+                if CRYPTO_memcmp(tag, value + 3, 16) != 0:
+                    raise OpenFailed("does not open")
+        except BaseException:
+            OPENSSL_cleanse(out, m)
+            raise
+        return n
 
-    cdef bytes one_sealed(self, bytes plain):
+    cdef void end_batch(self) noexcept:
+        """No copy of a key is left outside the arena, the stack is scrubbed."""
+        sg_batch_end()
+
+    # ---- from Python --------------------------------------------------------------------------
+    cdef bytes _seal_bytes(self, bytes plain):
         cdef Py_ssize_t n = PyBytes_GET_SIZE(plain)
-        out = PyBytes_FromStringAndSize(NULL, self.sealed_size(n))
-        self.seal_into(<const uint8_t*>PyBytes_AS_STRING(plain), n, <uint8_t*>PyBytes_AS_STRING(out))
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, self.sealed_size(n))
+        self.seal_into(<const uint8_t*>PyBytes_AS_STRING(plain), n,
+                   <uint8_t*>PyBytes_AS_STRING(out))
         return out
 
-    cdef bytes one_opened(self, bytes value):
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(value), got
-        if n < LEAST:
-            raise OpenFailed("sealed bytes do not open")
-        out = PyBytes_FromStringAndSize(NULL, n - BODY_AT - 16)
-        got = self.open_into(<const uint8_t*>PyBytes_AS_STRING(value), n, <uint8_t*>PyBytes_AS_STRING(out))
-        return out if got == n - BODY_AT - 16 else out[:got]
-
-    def seal(self, bytes plain not None):
-        """The sealed value of one plaintext (PostgreSQL's binary send form)."""
-        try:
-            return self.one_sealed(plain)
-        finally:
-            self.end_batch()
-
-    def open(self, bytes value not None):
-        """The plaintext of one value. OpenFailed for every cause; KeyGone when a key expired."""
-        try:
-            return self.one_opened(value)
-        finally:
-            self.end_batch()
-
-    def seal_many(self, plains not None):
-        """One value for each plaintext; None stays None."""
-        try:
-            return [None if p is None else self.one_sealed(p) for p in plains]
-        finally:
-            self.end_batch()
-
-    def open_many(self, values not None):
-        """One plaintext for each value; None stays None. OpenFailed if any of them fails."""
-        try:
-            return [None if v is None else self.one_opened(v) for v in values]
-        finally:
-            self.end_batch()
-
-    def tag(self, bytes plain not None):
-        """The 16-byte equality tag under the active index key."""
-        out = PyBytes_FromStringAndSize(NULL, 16)
-        self.tag_into(<const uint8_t*>PyBytes_AS_STRING(plain), len(plain), <uint8_t*>PyBytes_AS_STRING(out))
+    cdef bytes _open_bytes(self, bytes value):
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(value), m
+        if n < _OVERHEAD:
+            raise OpenFailed("does not open")
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, n - _OVERHEAD)
+        m = self.open_into(<const uint8_t*>PyBytes_AS_STRING(value), n,
+                       <uint8_t*>PyBytes_AS_STRING(out))
+        if m != n - _OVERHEAD:
+            return out[:m]
         return out
 
-    def tags(self, bytes plain not None):
-        """The tags under every version, the active one first, each once."""
-        cdef _ColumnKey key
-        found = [self.tag(plain)]
-        for key in self.keys:
-            if key is self.active or key.state is None:
-                continue
-            self.check(key)
-            out = PyBytes_FromStringAndSize(NULL, 16)
-            self.tag_under(key, <const uint8_t*>PyBytes_AS_STRING(plain), len(plain),
-                           <uint8_t*>PyBytes_AS_STRING(out))
-            found.append(out)
+    def seal(self, bytes plain not None) -> bytes:
+        """The sealed value under the active key, 67 bytes longer than the padded plaintext."""
+        try:
+            self._new_epoch()
+            return self._seal_bytes(plain)
+        finally:
+            self.end_batch()
+
+    def open(self, bytes value not None) -> bytes:
+        """The plaintext, tag checked; OpenFailed for any value not sealed for this column."""
+        try:
+            return self._open_bytes(value)
+        finally:
+            self.end_batch()
+
+    def seal_many(self, plains) -> list[bytes | None]:
+        """seal of each, None (SQL NULL) for None; all or nothing."""
+        cdef list out = []
+        cdef object item
+        try:
+            self._new_epoch()
+            for item in plains:
+                out.append(None if item is None else self._seal_bytes(<bytes?>item))
+        finally:
+            self.end_batch()
+        return out
+
+    def open_many(self, values) -> list[bytes | None]:
+        """open of each, None for None; raises on the first that does not open."""
+        cdef list out = []
+        cdef object item
+        try:
+            for item in values:
+                out.append(None if item is None else self._open_bytes(<bytes?>item))
+        finally:
+            self.end_batch()
+        return out
+
+    def tag(self, bytes plain not None) -> bytes:
+        """The 16-byte equality tag under the active index key; the canonical form is taken here."""
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, 16)
+        try:
+            self.tag_into(<const uint8_t*>PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain),
+                          <uint8_t*>PyBytes_AS_STRING(out))
+        finally:
+            self.end_batch()
+        return out
+
+    def tags(self, bytes plain not None) -> list[bytes]:
+        """Tags under every index key, the active one first: what a search must ask for."""
+        cdef list found = []
+        cdef bytes out
+        cdef int k
+        if not self._equality:
+            raise NativeError("no index key")
+        try:
+            for k in range(self._n):
+                out = PyBytes_FromStringAndSize(NULL, 16)
+                self._tag(k, <const uint8_t*>PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain),
+                          <uint8_t*>PyBytes_AS_STRING(out))
+                if k == self._active:
+                    found.insert(0, out)
+                else:
+                    found.append(out)
+        finally:
+            self.end_batch()
         return found
