@@ -68,6 +68,7 @@ cdef class Wire:
     cdef readonly bint copy_in
     cdef readonly bint draining
     cdef readonly bint segment_open  # extended messages since the last Sync or Query
+    cdef readonly unsigned long segment  # number of the current one
     cdef public bint watch_ready  # show every ReadyForQuery to Python
     cdef public bint discard
     cdef public bint authenticating
@@ -123,6 +124,8 @@ cdef class Wire:
         self.fifo[(self.head + self.count) & (self.capacity - 1)] = e
         self.count += 1
         self.segment_open = kind <= 5 or kind == 10
+        if not self.segment_open:
+            self.segment += 1
         return 0
 
     cdef int _pop(self) except -1:
@@ -183,8 +186,15 @@ cdef class Wire:
 
     def drain(self):
         """The client has been told of an error that the server does not know: swallow all that
-        follows up to ReadyForQuery."""
+        follows up to ReadyForQuery, and what the client still sends before its Sync."""
+        cdef Py_ssize_t i
+        cdef uint8_t kind
         self.draining = True
+        for i in range(self.count):
+            kind = self.fifo[(self.head + i) & (self.capacity - 1)].kind
+            if kind == 6 or kind == 7 or kind == 8:
+                return
+        self.discard = True
 
     cdef list _fail_segment(self):
         """The server discards everything up to Sync; cookies of what it discards."""
@@ -556,7 +566,7 @@ cdef class Wire:
                     else:
                         self.forward_server()
                     cookie = self._fail_segment()
-                    if cookie:
+                    if cookie or b"\0VFATAL\0" in body:
                         return (t, body, cookie)
                     continue
                 if kind == 9:
@@ -568,7 +578,7 @@ cdef class Wire:
                 else:
                     self.s.pos += total
                 self.copy_in = False
-                if cookie is not None or kind == 0:
+                if cookie is not None or kind == 0 or b"\0VFATAL\0" in body:
                     return (t, body, cookie)
                 continue
             elif t == 78 or t == 65:  # NoticeResponse, NotificationResponse

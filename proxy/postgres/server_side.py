@@ -3,24 +3,69 @@ statements that touch something protected. Pure; works on the session's `Wire`."
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import structlog
+
+from proxy.native import KeyGone
 from proxy.policy.model import Principal
-from proxy.postgres import auth
+from proxy.postgres import auth, sqlstate
 from proxy.postgres.messages import (
     AUTHENTICATION,
+    BIND_COMPLETE,
+    CLOSE_COMPLETE,
+    COMMAND_COMPLETE,
+    DATA_ROW,
+    EMPTY_QUERY,
     ERROR_RESPONSE,
+    PARAMETER_DESCRIPTION,
     PARAMETER_STATUS,
+    PARSE_COMPLETE,
     READY_FOR_QUERY,
+    ROW_DESCRIPTION,
+    ROW_FAILED,
     Malformed,
     c_string,
     error_fields,
     error_response,
+    first_value,
+    parameter_description,
+    read_parameter_description,
+    read_row_description,
+    row_description,
 )
-from proxy.postgres.sqlstate import INVALID_AUTHORIZATION
+from proxy.postgres.needs import Injection
+from proxy.postgres.plan import StatementPlan
+from proxy.postgres.snapshot import BYTEA, ProtectedColumn
+from proxy.postgres.statements import Change, Portal, Statement
+from proxy.postgres.values import ResultRows
 
 if TYPE_CHECKING:
     from proxy.postgres.session import Session
+
+log = structlog.get_logger()
+_CLEARING_TAGS = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
+
+
+@dataclass
+class QueryAnswer:
+    """What is expected for a simple Query: its statements, their row plans, and where we are."""
+
+    statements: tuple[StatementPlan, ...]
+    rows: tuple[ResultRows | None, ...]
+    clears: bool = False  # DEALLOCATE or DISCARD is in it
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class DescribeStatement:
+    statement: Statement
+
+
+@dataclass(frozen=True)
+class DescribePortal:
+    portal: Portal
 
 
 class ServerSide:
@@ -29,21 +74,177 @@ class ServerSide:
         self._plus_offered = False
 
     def event(self, kind: int, payload: bytes, cookie: object) -> None:
+        """One message that the framing shows; a held one is forwarded or dropped here."""
         session = self._session
         wire = session.wire
         if kind == PARAMETER_STATUS:
             session.settings.report(payload)
+        elif kind == READY_FOR_QUERY:
+            self._ready(cookie)
+        elif kind == ERROR_RESPONSE:
+            self._error(payload, cookie)
         elif kind == AUTHENTICATION:
             self._authentication(payload)
-        elif kind == ERROR_RESPONSE:
-            if wire.authenticating:
-                wire.forward_server()
-            if error_fields(payload).get("V") in ("FATAL", "PANIC") or wire.authenticating:
-                session.finished = True
-        elif kind == READY_FOR_QUERY:
-            pass
+        elif kind == ROW_FAILED:
+            self._row_failed(payload, cookie)
+        elif isinstance(cookie, Injection):
+            self._injected(kind, payload, cookie)
+        elif kind in (PARSE_COMPLETE, BIND_COMPLETE, CLOSE_COMPLETE):
+            if isinstance(cookie, Change):
+                cookie.done()
+                if kind == BIND_COMPLETE:
+                    wire.watch_ready = True  # portals end with the transaction
+        elif kind == ROW_DESCRIPTION:
+            self._row_description(payload, cookie)
+        elif kind == PARAMETER_DESCRIPTION:
+            self._parameter_description(payload, cookie)
+        elif kind in (COMMAND_COMPLETE, EMPTY_QUERY):
+            self._complete(payload, cookie)
         else:
-            wire.forward_server()  # BackendKeyData, NegotiateProtocolVersion
+            wire.forward_server()  # NoData, BackendKeyData, NegotiateProtocolVersion
+
+    # ---- results -------------------------------------------------------------------------------
+    def _row_description(self, payload: bytes, cookie: object) -> None:
+        wire = self._session.wire
+        outputs: tuple[ProtectedColumn | None, ...] | None = None
+        formats: tuple[int, ...] = ()
+        if isinstance(cookie, DescribeStatement):
+            outputs = cookie.statement.plan.outputs
+        elif isinstance(cookie, DescribePortal):
+            outputs = cookie.portal.statement.plan.outputs
+            formats = cookie.portal.result_formats
+        elif isinstance(cookie, QueryAnswer) and cookie.index < len(cookie.statements):
+            outputs = cookie.statements[cookie.index].outputs
+            wire.set_rows(cookie.rows[cookie.index])
+        if outputs is None or not any(outputs):
+            wire.forward_server()
+            return
+        fields = read_row_description(payload)
+        if len(fields) != len(outputs) or any(
+            c is not None and f.type_oid != BYTEA for f, c in zip(fields, outputs, strict=False)
+        ):
+            wire.drop_server()
+            self._corrupted(None)
+            return
+        for i, column in enumerate(outputs):
+            if column is not None:
+                t = column.type
+                fields[i] = replace(
+                    fields[i],
+                    type_oid=t.oid,
+                    typlen=t.typlen,
+                    typmod=t.typmod,
+                    format=formats[i] if formats else 0,
+                )
+        wire.put_client(row_description(fields))
+        wire.drop_server()
+
+    def _parameter_description(self, payload: bytes, cookie: object) -> None:
+        wire = self._session.wire
+        plan = cookie.statement.plan if isinstance(cookie, DescribeStatement) else None
+        if plan is None or not plan.client_params:
+            wire.forward_server()
+            return
+        server = read_parameter_description(payload)
+        oids = []
+        for parameter in plan.client_params:
+            if parameter.oid:
+                oids.append(parameter.oid)
+            elif 0 <= parameter.pass_target < len(server):
+                oids.append(server[parameter.pass_target])
+            else:
+                oids.append(0)
+        wire.put_client(parameter_description(oids))
+        wire.drop_server()
+
+    def _complete(self, tag: bytes, cookie: object) -> None:
+        if not isinstance(cookie, QueryAnswer):
+            return
+        if cookie.statements:
+            cookie.index += 1
+            self._session.wire.set_rows(None)
+        if cookie.clears and tag in _CLEARING_TAGS:
+            self._session.statements.forget()
+
+    def _row_failed(self, error: object, cookie: object) -> None:
+        assert isinstance(cookie, tuple)
+        rows = cookie[1]
+        if isinstance(error, KeyGone) and isinstance(rows, ResultRows):
+            self._session.renew_rows(rows)
+            return
+        column = None
+        if isinstance(rows, ResultRows) and 0 <= rows.failed < len(rows.outputs):
+            column = rows.outputs[rows.failed]
+        log.error(
+            "postgres.row_not_opened",
+            column=column.domain if column else None,
+            reason=type(error).__name__,
+        )
+        self._corrupted(column)
+
+    def _corrupted(self, column: ProtectedColumn | None) -> None:
+        """One answer for every cause; what still comes of the segment is swallowed."""
+        wire = self._session.wire
+        name = f' "{column.column}"' if column is not None else ""
+        wire.put_client(
+            error_response(
+                sqlstate.DATA_CORRUPTED, f"the value of protected column{name} cannot be opened"
+            )
+        )
+        wire.drain()
+
+    def keys_gone(self, error: Exception) -> None:
+        """Keys left the cache while rows were coming, and cannot be had again now."""
+        wire = self._session.wire
+        wire.put_client(
+            error_response(sqlstate.SYSTEM_ERROR, "the keys of a protected column are unavailable")
+        )
+        wire.drain()
+
+    # ---- endings -------------------------------------------------------------------------------
+    def _ready(self, cookie: object) -> None:
+        session = self._session
+        if isinstance(cookie, Injection):
+            cookie.done = True
+        elif cookie is True and session.principal is not None and not session.ready:
+            session.became_ready()
+        if session.wire.status == b"I":
+            session.transaction_ended()
+
+    def _error(self, payload: bytes, cookie: object) -> None:
+        session = self._session
+        if session.wire.authenticating:
+            session.wire.forward_server()
+            session.finished = True
+            return
+        if isinstance(cookie, list):
+            for lost in cookie:
+                if isinstance(lost, Change):
+                    lost.lost()
+                elif isinstance(lost, Injection) and not lost.lost:
+                    self._injection_lost(lost)
+        if error_fields(payload).get("V") in ("FATAL", "PANIC"):
+            session.finished = True
+
+    def _injection_lost(self, injection: Injection) -> None:
+        injection.lost = True
+        injection.value = None
+        if injection.in_segment:  # else ReadyForQuery follows
+            injection.done = True
+            self._session.wire.put_client(
+                error_response(sqlstate.SYSTEM_ERROR, "the session's settings cannot be read")
+            )
+
+    def _injected(self, kind: int, payload: bytes, injection: Injection) -> None:
+        wire = self._session.wire
+        if kind == DATA_ROW:
+            injection.value = first_value(payload)
+            wire.drop_server()
+        elif kind == CLOSE_COMPLETE:
+            injection.closes += 1
+            injection.done = injection.in_segment and injection.closes == 2
+        elif kind in (ROW_DESCRIPTION, PARAMETER_DESCRIPTION):
+            wire.drop_server()
 
     # ---- authentication ------------------------------------------------------------------------
     def _authentication(self, payload: bytes) -> None:
@@ -72,7 +273,7 @@ class ServerSide:
                 wire.drop_client()
                 wire.put_client(
                     error_response(
-                        INVALID_AUTHORIZATION,
+                        sqlstate.INVALID_AUTHORIZATION,
                         "SCRAM channel binding is not possible through this proxy",
                         severity="FATAL",
                         hint="Connect with channel_binding=disable.",

@@ -9,17 +9,32 @@ here awaits. In a database without protected columns the framing sees everything
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from proxy.errors import AccessDenied, KeyUnavailable, SealgateError
 from proxy.native import Wire
-from proxy.policy.model import Principal
-from proxy.postgres.messages import TERMINATE
+from proxy.policy.model import Action, Principal
+from proxy.postgres import settings as settings_module
+from proxy.postgres import sqlstate
+from proxy.postgres.client_side import ClientSide, inject
+from proxy.postgres.messages import FLUSH_MESSAGE, TERMINATE
+from proxy.postgres.needs import Injection, KeysWanted, Need, SnapshotWanted, Use, Wait
+from proxy.postgres.plan import Refusal, SessionContext
 from proxy.postgres.server_side import ServerSide
 from proxy.postgres.settings import Settings
+from proxy.postgres.snapshot import Snapshot
 from proxy.postgres.startup import StartupMessage
+from proxy.postgres.statements import Names, Portal, Statement
+from proxy.postgres.types.base import TextContext
+from proxy.postgres.values import ResultRows, needed_for_rows
 
 if TYPE_CHECKING:
+    from proxy.native import ColumnCodec
     from proxy.postgres.site import Site
+
+_ENDS = re.compile(rb"\s*(rollback|commit|end|abort|prepare\s+transaction)\b", re.IGNORECASE)
 
 
 class Session:
@@ -28,27 +43,41 @@ class Session:
     ) -> None:
         self.site = site
         self.startup = startup
-        self.both_tls = client_tls and server_tls
         self.any_tls = client_tls or server_tls
         self.protected = site.protects(startup.database)
         self.settings = Settings(startup.parameters)
         self.principal: Principal | None = None  # known after AuthenticationOk
+        self.ready = False
         self.hang_up = False  # close the client after what is written
         self.finished = False  # a lost connection is no surprise any more
-        self.wire = Wire(site.config.limits.max_message_bytes, {}, {}, not self.protected)
+        self.statements: Names[Statement] = Names()
+        self.portals: Names[Portal] = Names()
+        self.wire = Wire(
+            site.config.limits.max_message_bytes,
+            self.statements.table,
+            self.portals.table,
+            not self.protected,
+        )
         self.wire.put_server(startup.packet)
         self._server = ServerSide(self)
+        self._client = ClientSide(self)
+        self._message: tuple[int, bytes] | None = None  # the client's, that waits
+        self._wait: Wait | None = None
+        self._injection: Injection | None = None
+        self._rows: ResultRows | None = None  # rows that wait for their keys
+        self._granted: dict[Use, ColumnCodec] = {}
+        self._local: Snapshot | None = None  # schema as an open transaction sees it
+        self._schema_stale = False
 
     # ---- bytes ---------------------------------------------------------------------------------
     def receive_client(self, data: bytes) -> None:
         self.wire.client_feed(data)
-        self._run_client()
+        if self._message is None:
+            self._run_client()
 
     def receive_server(self, data: bytes) -> None:
         self.wire.server_feed(data)
-        wire = self.wire
-        while (event := wire.server_next()) is not None:
-            self._server.event(*event)
+        self._run_server()
 
     def data_to_server(self) -> bytes:
         return self.wire.to_server()
@@ -56,31 +85,237 @@ class Session:
     def data_to_client(self) -> bytes:
         return self.wire.to_client()
 
+    def _run_server(self) -> None:
+        wire = self.wire
+        while self._rows is None and (event := wire.server_next()) is not None:
+            self._server.event(*event)
+        if self._message is not None:
+            self._retry()
+
     def _run_client(self) -> None:
         wire = self.wire
-        while (event := wire.client_next()) is not None:
-            if wire.authenticating and event[0] != TERMINATE:
-                self._server.password(event[1])
+        while self._message is None and (event := wire.client_next()) is not None:
+            kind, payload, _ = event
+            if not self.protected or wire.authenticating:
+                self._plain(kind, payload)
                 continue
-            if event[0] == TERMINATE:
-                self.finished = True
-            wire.forward_client()
+            self._handle(kind, payload)
+
+    def _plain(self, kind: int, payload: bytes) -> None:
+        """Start-up, and databases in which nothing is protected."""
+        if kind == TERMINATE:
+            self.finished = True
+            self.wire.forward_client()
+        elif self.wire.authenticating:
+            self._server.password(payload)
+        else:
+            self.wire.forward_client()
+
+    def _handle(self, kind: int, payload: bytes) -> None:
+        self._message = None
+        try:
+            self._client.message(kind, payload)
+        except Wait as wait:
+            self._message = (kind, payload)
+            self._wait = wait
+            if wait.on is None:
+                self.wire.put_server(FLUSH_MESSAGE)
+        else:
+            self._wait = None
+            self._granted = {}
+
+    def _retry(self) -> None:
+        """Tries the waiting client message again once what it waits for is there."""
+        if self._wait is None or self._message is None:
+            return
+        on = self._wait.on
+        if on is None and self.wire.expected and not self.wire.server_skips:
+            return
+        if isinstance(on, Injection):
+            if not on.done:
+                return
+        elif on is not None:
+            return  # `resolve` goes on
+        self._handle(*self._message)
+        if self._message is None:
+            self._run_client()
 
     # ---- needs ---------------------------------------------------------------------------------
-    def pending(self) -> object | None:
+    def pending(self) -> Need | None:
+        """What the surroundings must fetch before the session can go on."""
+        if self._rows is not None:
+            return self._keys_wanted(needed_for_rows(self._rows.outputs))
+        if self._wait is not None and isinstance(self._wait.on, KeysWanted | SnapshotWanted):
+            return self._wait.on
         return None
 
-    def resolve(self, need: object, result: object) -> None:
-        pass
+    def resolve(self, need: Need, result: object) -> None:
+        """Goes on with what was fetched; an error instead of a result is the client's answer."""
+        if isinstance(need, KeysWanted) and isinstance(result, dict):
+            self._granted.update(result)
+        if self._rows is not None:
+            rows, self._rows = self._rows, None
+            if isinstance(result, SealgateError):
+                self._server.keys_gone(result)
+            else:
+                granted = self._granted
+                rows.renew([None if c is None else granted[c, Action.OPEN] for c in rows.outputs])
+                self._granted = {}
+            self._run_server()
+            return
+        if isinstance(need, SnapshotWanted):
+            self._schema_stale = isinstance(result, SealgateError)
+        message = self._message
+        assert message is not None
+        if isinstance(result, SealgateError):
+            self._failure = result
+        self._handle(*message)
+        self._failure = None
+        if self._message is None:
+            self._run_client()
+
+    _failure: SealgateError | None = None
 
     @property
     def waiting(self) -> bool:
-        return self.wire.authenticating
+        return self._message is not None or self.wire.authenticating
 
     @property
     def rows_waiting(self) -> bool:
-        return False
+        return self._rows is not None
 
+    def renew_rows(self, rows: ResultRows) -> None:
+        """The keys of these rows left the cache while rows were coming."""
+        self._rows = rows
+
+    def codecs(self, uses: Iterable[Use]) -> dict[Use, ColumnCodec]:
+        """Codecs of these columns. Raises Wait, AccessDenied, KeyUnavailable."""
+        if isinstance(self._failure, AccessDenied):
+            raise self._failure
+        if self._failure is not None:
+            raise KeyUnavailable("keys could not be fetched") from self._failure
+        found: dict[Use, ColumnCodec] = {}
+        missing = []
+        for use in uses:
+            codec = self._granted.get(use) or self._codec_now(use)
+            if codec is None:
+                missing.append(use)
+            else:
+                found[use] = codec
+        if missing:
+            raise Wait(self._keys_wanted(missing))
+        return found
+
+    def _codec_now(self, use: Use) -> ColumnCodec | None:
+        if self.principal is None:
+            raise AccessDenied("not authenticated")
+        return self.site.codec_now(self.principal, *use)
+
+    def _keys_wanted(self, uses: Iterable[Use]) -> KeysWanted:
+        if self.principal is None:
+            raise AccessDenied("not authenticated")
+        return KeysWanted(self.principal, tuple(uses))
+
+    # ---- what plans depend on ------------------------------------------------------------------
+    def current_enough(self, sql: bytes) -> None:
+        """Settings and schema are known as the server will see them. Raises Wait or Refusal."""
+        wire = self.wire
+        if self.settings.known and not self._schema_stale:
+            return
+        if isinstance(self._failure, SealgateError):
+            raise Refusal(sqlstate.SYSTEM_ERROR, "the server's catalogue cannot be read")
+        injection = self._injection
+        if injection is not None:
+            if not injection.done:
+                raise Wait(injection)
+            self._injection = None
+            self._take(injection)
+            self.current_enough(sql)
+            return
+        if wire.status == b"E":
+            if wire.expected:
+                raise Wait(None)
+            if _ENDS.match(sql):
+                return
+            raise Refusal(
+                "25P02",
+                "current transaction is aborted, commands ignored until end of transaction block",
+            )
+        in_segment = wire.segment_open
+        if not self.settings.known:
+            raise Wait(self._inject("settings", settings_module.QUERY, in_segment))
+        if wire.status == b"I" and not wire.expected and not in_segment:
+            raise Wait(SnapshotWanted())
+        raise Wait(self._inject("snapshot", self.site.catalog_query, in_segment))
+
+    def _inject(self, topic: str, sql: bytes, in_segment: bool) -> Injection:
+        injection = Injection(topic, in_segment)
+        inject(self.wire, injection, sql, in_segment)
+        self._injection = injection
+        return injection
+
+    def _take(self, injection: Injection) -> None:
+        if injection.value is None:
+            raise Refusal(
+                sqlstate.SYSTEM_ERROR, "the session's settings and schema cannot be read"
+            )
+        if injection.topic == "settings":
+            self.settings.read(injection.value)
+        else:
+            self._local = self.site.local_snapshot(injection.value)
+            self._schema_stale = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._local or self.site.snapshot
+
+    @property
+    def context(self) -> SessionContext:
+        return SessionContext(
+            database=self.startup.database,
+            user=self.settings.user,
+            search_path=self.settings.search_path,
+            standard_conforming_strings=self.settings.standard_conforming_strings,
+        )
+
+    @property
+    def text_context(self) -> TextContext:
+        reported = self.settings.reported
+        return TextContext(
+            date_style=reported.get("DateStyle", "ISO, MDY"),
+            time_zone=reported.get("TimeZone", "UTC"),
+            interval_style=reported.get("IntervalStyle", "postgres"),
+            extra_float_digits=self.settings.extra_float_digits,
+            bytea_output=self.settings.bytea_output,
+        )
+
+    # ---- told by the two sides -----------------------------------------------------------------
+    def became_ready(self) -> None:
+        """The first ReadyForQuery: client messages that came early are looked at now."""
+        self.ready = True
+        if self.protected:
+            self._schema_stale = not self.site.snapshot_read
+            self._inject("settings", settings_module.QUERY, False)
+        if self._message is None:
+            self._run_client()
+
+    def schema_changed(self) -> None:
+        self._schema_stale = True
+        self._local = None
+        self.wire.watch_ready = True
+
+    def transaction_ended(self) -> None:
+        self.portals.forget()
+        self.settings.transaction_ended()
+        if self._local is not None:
+            self._local = None
+            self._schema_stale = True
+        self.wire.watch_ready = bool(len(self.portals))
+
+    def refused(self) -> None:
+        self.site.refused()
+
+    # ---- for the connection --------------------------------------------------------------------
     @property
     def client_buffered(self) -> int:
         return self.wire.client_buffered

@@ -6,30 +6,143 @@ asked for with `pending`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from proxy.config.model import PostgresConfig
+from proxy.crypto import kdf
+from proxy.errors import KeyUnavailable
+from proxy.native import ColumnCodec, Watch
+from proxy.policy.model import Action, Principal, Resource
+from proxy.postgres import catalog
+from proxy.postgres.needs import KeysWanted, Need, SnapshotWanted, Use
+from proxy.postgres.plan import Plan, Refusal, SessionContext
+from proxy.postgres.rewrite import Planner
+from proxy.postgres.snapshot import ProtectedColumn, Snapshot
+from proxy.postgres.types.registry import codec_for
 from proxy.postgres.upstream import Upstream
 
 if TYPE_CHECKING:
-    from proxy.keys.service import KeyService
+    from proxy.keys.service import KeyService, RingKeys
+
+_PlanKey = tuple[bytes, tuple[int, ...], SessionContext, int]
+_PLAN_OVERHEAD_BYTES = 1024
+_LARGEST_CACHED_TEXT_BYTES = 64 * 1024
 
 
 class Site:
+    catalog_query = catalog.QUERY.encode()
+
     def __init__(self, config: PostgresConfig, keys: KeyService, upstream: Upstream) -> None:
         self.config = config
-        self.keys = keys
-        self.upstream = upstream
+        self._keys = keys
+        self._catalog = catalog.Catalog(config, upstream)
+        self._planner = Planner()
+        self._plans: OrderedDict[_PlanKey, Plan | Refusal] = OrderedDict()
+        self._plan_bytes = 0
 
     async def start(self) -> None:
-        pass
+        await self._catalog.start()
 
     async def close(self) -> None:
-        pass
+        await self._catalog.close()
 
     def protects(self, database: str) -> bool:
         """Whether statements in this database can touch anything protected."""
         return bool(self.config.columns) and database == self.config.database
 
-    async def fulfil(self, need: object) -> object:
-        raise NotImplementedError
+    async def fulfil(self, need: Need) -> object:
+        """Does what a session waits for. Raises SealgateError."""
+        if isinstance(need, SnapshotWanted):
+            await self._catalog.refresh()
+            return None
+        codecs: dict[Use, ColumnCodec] = {}
+        for column, action in need.uses:
+            ring = await self._keys.ring_keys(need.principal, _resource(column), action)
+            codecs[column, action] = _codec(ring, column)
+        return codecs
+
+    # ---- keys ----------------------------------------------------------------------------------
+    def codec_now(
+        self, principal: Principal, column: ProtectedColumn, action: Action
+    ) -> ColumnCodec | None:
+        """The column's codec if its keys are in memory. Raises AccessDenied."""
+        ring = self._keys.ring_keys_now(principal, _resource(column), action)
+        return None if ring is None else _codec(ring, column)
+
+    # ---- plans ---------------------------------------------------------------------------------
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._catalog.snapshot
+
+    @property
+    def snapshot_read(self) -> bool:
+        return self._catalog.fresh
+
+    def local_snapshot(self, answer: bytes) -> Snapshot:
+        """From the answer to `catalog_query` inside a client's transaction."""
+        return catalog.build_snapshot(
+            answer.decode(), self.config.database, self._catalog.protected
+        )
+
+    def plan(
+        self, sql: bytes, oids: tuple[int, ...], context: SessionContext, snapshot: Snapshot
+    ) -> Plan:
+        """The plan of a text, cached; refusals are cached, too. Raises Refusal."""
+        key = (sql, oids, context, snapshot.version)
+        found = self._plans.get(key)
+        if found is None:
+            try:
+                found = self._planner.plan(sql, oids, context, snapshot)
+            except Refusal as refusal:
+                found = refusal
+            self._remember(key, found)
+        else:
+            self._plans.move_to_end(key)
+        if isinstance(found, Refusal):
+            raise found.with_traceback(None)
+        return found
+
+    def _remember(self, key: _PlanKey, plan: Plan | Refusal) -> None:
+        size = len(key[0])
+        if size > _LARGEST_CACHED_TEXT_BYTES:
+            return
+        self._plans[key] = plan
+        self._plan_bytes += 2 * size + _PLAN_OVERHEAD_BYTES
+        while self._plan_bytes > self.config.limits.plan_cache_bytes and self._plans:
+            old, _ = self._plans.popitem(last=False)
+            self._plan_bytes -= 2 * len(old[0]) + _PLAN_OVERHEAD_BYTES
+
+    def refused(self) -> None:
+        """A statement was refused here."""
+
+
+def _resource(column: ProtectedColumn) -> Resource:
+    return Resource("column", column.domain, column.ring)
+
+
+def _codec(ring: RingKeys, column: ProtectedColumn) -> ColumnCodec:
+    """The codec of a column under a ring; lives with the ring's keys, which own the derived ones."""
+    found = ring.derived.get(column)
+    if isinstance(found, ColumnCodec):
+        return found
+    if not ring.alive:
+        raise KeyUnavailable("the ring's keys were wiped")
+    kind = codec_for(column.type.oid)
+    codec = ColumnCodec(
+        column.domain.encode(),
+        column.type.oid,
+        column.equality,
+        column.transform_id,
+        column.pad_to_bytes,
+        kind.canonical_kind,
+        kind.canonical,
+    )
+    for version in ring.versions:
+        seal = ring.adopt(kdf.column_key(version.handle, column.domain, "seal"))
+        equality = None
+        if column.equality:
+            equality = ring.adopt(kdf.column_key(version.handle, column.domain, "equality"))
+        codec.add_key(kdf.column_key_id(seal), seal, equality, version.state == "active")
+    ring.derived[column] = codec
+    return codec

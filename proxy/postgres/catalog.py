@@ -1,0 +1,196 @@
+"""What does the server's schema look like? Names and types of relations, as one Snapshot.
+
+I/O module: one control connection (asyncpg), shared by all sessions of a listener, opened when
+needed, refreshed after DDL and every `REFRESH_SECONDS`. The same query, run inside a client's own
+transaction, gives the schema as that transaction sees it (`session.py`). The server is not
+trusted: what is protected comes from the configuration alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Iterable
+
+import asyncpg
+import structlog
+
+from proxy.config.model import ColumnConfig, PostgresConfig
+from proxy.config.secrets import resolve as resolve_secret
+from proxy.errors import ConfigError, SealgateError
+from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, Snapshot
+from proxy.postgres.types.registry import resolve as resolve_type
+from proxy.postgres.upstream import Upstream
+
+log = structlog.get_logger()
+
+REFRESH_SECONDS = 15.0
+_versions = itertools.count(1)  # one sequence per process: no two snapshots share a number
+
+QUERY = """
+SELECT pg_catalog.json_build_object(
+ 'schemas', (SELECT pg_catalog.json_agg(n.nspname ORDER BY n.nspname)
+             FROM pg_catalog.pg_namespace n),
+ 'relations', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+    n.nspname, c.relname, c.relkind,
+    CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) END,
+    (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(pn.nspname, pc.relname))
+       FROM pg_catalog.pg_inherits i
+       JOIN pg_catalog.pg_class pc ON pc.oid = i.inhparent
+       JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+      WHERE i.inhrelid = c.oid),
+    (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attname, a.atttypid::pg_catalog.int8,
+        a.atttypmod, a.attgenerated <> '', a.attnotnull, a.atthasdef) ORDER BY a.attnum)
+       FROM pg_catalog.pg_attribute a
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
+    ORDER BY n.nspname, c.relname)
+   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND n.nspname <> ALL (ARRAY['pg_catalog', 'information_schema', 'pg_toast'])))::text
+"""
+
+
+class CatalogError(SealgateError):
+    """The catalogue cannot be read now."""
+
+
+def protected_columns(
+    columns: Iterable[ColumnConfig], database: str
+) -> dict[tuple[str, str, str], ProtectedColumn]:
+    """The policy's columns by (schema, table, column); raises ConfigError."""
+    found: dict[tuple[str, str, str], ProtectedColumn] = {}
+    for c in columns:
+        parts = c.column.split(".")
+        if len(parts) != 3 or not all(parts):
+            raise ConfigError(f"postgres.columns: {c.column!r}: write schema.table.column")
+        schema, table, name = parts
+        found[schema, table, name] = ProtectedColumn(
+            schema=schema,
+            table=table,
+            column=name,
+            domain=c.domain or f"{database}.{c.column}",
+            type=resolve_type(c.type),
+            ring=c.ring,
+            equality=c.equality,
+            pad_to_bytes=c.pad_to_bytes,
+        )
+    return found
+
+
+def build_snapshot(
+    answer: str, database: str, protected: dict[tuple[str, str, str], ProtectedColumn]
+) -> Snapshot:
+    """The snapshot that QUERY's answer describes."""
+    try:
+        document = json.loads(answer)
+        relations = {}
+        for schema, name, kind, definition, parents, columns in document["relations"] or ():
+            relations[schema, name] = Relation(
+                schema=schema,
+                name=name,
+                kind=kind,
+                columns=tuple(Column(*column) for column in columns or ()),
+                definition=definition,
+                parents=tuple((s, t) for s, t in parents or ()),
+            )
+        schemas = frozenset(document["schemas"] or ())
+    except (ValueError, TypeError, KeyError) as error:
+        raise CatalogError("the catalogue's answer cannot be read") from error
+    return Snapshot(next(_versions), database, relations, protected, schemas)
+
+
+class Catalog:
+    def __init__(self, config: PostgresConfig, upstream: Upstream) -> None:
+        self._config = config
+        self._upstream = upstream
+        self._connection: asyncpg.Connection | None = None
+        self._flight: asyncio.Task[None] | None = None
+        self._timer: asyncio.Task[None] | None = None
+        self.protected = protected_columns(config.columns, config.database)
+        self.snapshot = Snapshot(next(_versions), config.database, {}, self.protected)
+        self.fresh = False  # it was read at least once
+
+    async def start(self) -> None:
+        """Reads once; a server that is away is not fatal, sessions ask again."""
+        if not self.protected:
+            return
+        try:
+            await self.refresh()
+        except CatalogError as error:
+            log.error("postgres.catalog_unreadable", reason=str(error))
+        self._timer = asyncio.create_task(self._refresh_forever(), name="catalogue")
+
+    async def close(self) -> None:
+        tasks = [t for t in (self._timer, self._flight) if t is not None]
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, SealgateError):
+                await task
+        if self._connection is not None:
+            self._connection.terminate()
+
+    async def refresh(self) -> None:
+        """`snapshot` is not older than this call. Raises CatalogError."""
+        if self._flight is not None:
+            # one that is under way may have read before the caller's DDL: wait, then read anew
+            with contextlib.suppress(SealgateError):
+                await asyncio.shield(self._flight)
+        if self._flight is None or self._flight.done():
+            self._flight = asyncio.create_task(self._read())
+        flight = self._flight
+        try:
+            await asyncio.shield(flight)
+        finally:
+            if self._flight is flight and flight.done():
+                self._flight = None
+
+    async def _read(self) -> None:
+        try:
+            async with asyncio.timeout(10):
+                if self._connection is None or self._connection.is_closed():
+                    self._connection = await self._connect()
+                answer = await self._connection.fetchval(QUERY)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.terminate()
+            raise CatalogError(f"{type(error).__name__}: {error}") from None
+        fresh = build_snapshot(answer, self._config.database, self.protected)
+        old = self.snapshot
+        if self.fresh and fresh.relations == old.relations and fresh.schemas == old.schemas:
+            return  # plans made under the old version stay good
+        self.snapshot = fresh
+        self.fresh = True
+
+    async def _connect(self) -> asyncpg.Connection:
+        access, address = self._config.catalog, self._upstream.address
+        password = None if access.password is None else resolve_secret(access.password)
+        host, port = address.host, address.port
+        if address.unix:
+            host, _, tail = address.unix.rpartition("/.s.PGSQL.")
+            port = int(tail) if host and tail.isdigit() else 5432
+            host = host or os.path.dirname(address.unix)
+        if self._upstream.tls is not None and self._upstream.server_name != address.host:
+            raise CatalogError("postgres.upstream_tls.server_name must be upstream's host name")
+        return await asyncpg.connect(
+            host=host,
+            port=port,
+            user=access.user,
+            password=password,
+            database=self._config.database,
+            ssl=self._upstream.tls if self._upstream.tls is not None else False,
+            timeout=self._upstream.timeout_seconds,
+            statement_cache_size=0,
+            server_settings={"application_name": "sealgate catalogue", "lock_timeout": "2000"},
+        )
+
+    async def _refresh_forever(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                await self.refresh()
+            except CatalogError as error:
+                log.warning("postgres.catalog_unreadable", reason=str(error))

@@ -1,0 +1,376 @@
+"""The client's messages that touch, or may touch, something protected (facts: postgres.md 5.7).
+
+Pure; works on the session's `Wire`. Each handler first finds out all it needs, raising `Wait`
+when something is missing (the message is then tried again), and only then changes state. A local
+refusal is made to happen on the server too: it gets a Bind of a statement that does not exist,
+its error is replaced by ours, and the client's messages up to Sync are dropped. So order,
+transaction state and ReadyForQuery are the server's own.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING
+
+from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
+from proxy.postgres import sqlstate
+from proxy.postgres.messages import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
+    EXECUTE,
+    FLUSH_MESSAGE,
+    PARSE,
+    QUERY,
+    SYNC_MESSAGE,
+    TERMINATE,
+    Bind,
+    Malformed,
+    Parse,
+    c_string,
+    error_response,
+    frame,
+    kind_and_name,
+)
+from proxy.postgres.needs import Wait
+from proxy.postgres.plan import Effect, Plan, Refusal, StatementPlan, Use
+from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
+from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY
+from proxy.postgres.statements import Names, Portal, Statement, Uncertain
+from proxy.postgres.types.base import DataError
+from proxy.postgres.values import (
+    needed_for_bind,
+    needed_for_rows,
+    needed_for_text,
+    render_text,
+    result_formats,
+    result_rows,
+    server_parameters,
+)
+
+if TYPE_CHECKING:
+    from proxy.native import Wire
+    from proxy.postgres.session import Session
+
+K_PARSE, K_BIND, K_DESCRIBE, K_EXECUTE, K_CLOSE, K_SYNC, K_QUERY = 1, 2, 3, 4, 5, 6, 7
+K_POISON = 10
+POISON_NAME = b"sealgate refused " + secrets.token_hex(8).encode()
+_LOCAL = frozenset({Effect.SCHEMA_CHANGED, Effect.SETTINGS_CHANGED})
+_CLEARS = re.compile(rb"\b(deallocate|discard)\b", re.IGNORECASE)
+_EXECUTES = re.compile(rb"\b(execute)\b", re.IGNORECASE)
+_ROLLBACK = re.compile(rb"\b(rollback|abort)\b", re.IGNORECASE)
+
+
+class ClientSide:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._wire: Wire = session.wire
+
+    def message(self, kind: int, payload: bytes) -> None:
+        """Handles the held message. Raises Wait; then nothing has changed."""
+        wire = self._wire
+        if kind == TERMINATE:
+            self._session.finished = True
+            wire.forward_client()
+            return
+        if wire.server_skips:
+            wire.drop_client()  # the server would discard it, too, but would have seen it
+            return
+        try:
+            if kind == QUERY:
+                self._query(payload)
+            elif kind == PARSE:
+                self._parse(Parse.read(payload))
+            elif kind == BIND:
+                self._bind(Bind.read(payload))
+            elif kind == DESCRIBE:
+                self._describe(payload)
+            elif kind == EXECUTE:
+                self._execute(payload)
+            elif kind == CLOSE:
+                self._close(payload)
+            else:
+                raise Malformed(f"invalid frontend message type {kind}")
+        except Uncertain:
+            raise Wait(None) from None
+        except Refusal as refusal:
+            error = error_response(
+                refusal.sqlstate, refusal.message, hint=refusal.hint, position=refusal.position
+            )
+            self._refuse(error, kind)
+        except DataError as bad:
+            self._refuse(error_response(bad.sqlstate, bad.message), kind)
+        except AccessDenied:
+            self._refuse(
+                error_response(
+                    sqlstate.INSUFFICIENT_PRIVILEGE, "permission denied for protected column"
+                ),
+                kind,
+            )
+        except (KeyUnavailable, IntegrityError):
+            self._refuse(
+                error_response(
+                    sqlstate.SYSTEM_ERROR, "the keys of a protected column are unavailable"
+                ),
+                kind,
+            )
+
+    def _refuse(self, error: bytes, kind: int) -> None:
+        wire = self._wire
+        wire.put_server(Bind(b"", POISON_NAME, (), (), ()).message())
+        wire.expect(K_POISON, 0, error)
+        if kind == QUERY:
+            wire.put_server(SYNC_MESSAGE)
+            wire.expect(K_SYNC)
+        else:
+            wire.discard = True
+        wire.drop_client()
+        self._session.refused()
+
+    # ---- simple protocol -----------------------------------------------------------------------
+    def _query(self, payload: bytes) -> None:
+        session, wire = self._session, self._wire
+        if not payload.endswith(b"\0"):
+            raise Malformed("Query without end")
+        sql = payload[:-1]
+        plan = self._plan(sql, ())
+        clears = bool(session.statements) and _CLEARS.search(sql) is not None
+        if plan.transparent:
+            cookie = QueryAnswer((), (), clears) if clears else None
+            wire.expect(K_QUERY, 0, cookie)
+            wire.forward_client()
+            self._effects(plan.statements, sql)
+            return
+        uses = set()
+        for s in plan.statements:
+            uses |= needed_for_text(s) | needed_for_rows(s.outputs)
+        codecs = session.codecs(uses)
+        ctx = session.text_context
+        conforming = session.settings.standard_conforming_strings
+        text = b"".join(render_text(s.segments, codecs, ctx, conforming) for s in plan.statements)
+        rows = tuple(
+            None
+            if s.outputs is None or not any(s.outputs)
+            else result_rows(s.outputs, (0,) * len(s.outputs), codecs, ctx, True)
+            for s in plan.statements
+        )
+        wire.put_server(frame(QUERY, text + b"\0"))
+        wire.expect(K_QUERY, 0, QueryAnswer(plan.statements, rows, clears))
+        wire.drop_client()
+        self._effects(plan.statements, sql)
+
+    # ---- extended protocol ---------------------------------------------------------------------
+    def _parse(self, message: Parse) -> None:
+        session, wire = self._session, self._wire
+        plan = self._plan(message.sql, message.oids)
+        if len(plan.statements) > 1:
+            raise Refusal("42601", "cannot insert multiple commands into a prepared statement")
+        one = plan.statements[0] if plan.statements else None
+        clears = _CLEARS.search(message.sql) is not None
+        special = one is not None and (
+            not plan.transparent or bool(_LOCAL & one.effects) or clears
+        )
+        if one is None or not special:
+            change = None
+            if message.name in session.statements.table:
+                change = session.statements.change(message.name, None, wire.segment)
+            wire.expect(K_PARSE, 0, change)
+            wire.forward_client()
+            return
+        if len(session.statements) >= session.site.config.limits.max_statements_per_session:
+            raise Refusal(
+                sqlstate.CONFIGURATION_LIMIT_EXCEEDED,
+                "too many prepared statements on protected columns in one session",
+            )
+        codecs = session.codecs(needed_for_text(one))
+        statement = Statement(one, message.oids, clears)
+        change = session.statements.change(message.name, statement, wire.segment)
+        wire.expect(K_PARSE, 0, change)
+        if plan.transparent:
+            wire.forward_client()
+            return
+        text = render_text(
+            one.segments,
+            codecs,
+            session.text_context,
+            session.settings.standard_conforming_strings,
+        )
+        wire.put_server(Parse(message.name, text, _server_oids(one, message.oids)).message())
+        wire.drop_client()
+
+    def _bind(self, message: Bind) -> None:
+        session, wire = self._session, self._wire
+        names: Names[Portal] = session.portals
+        statement = session.statements.look(message.statement, wire.segment)
+        if statement is None:
+            change = None
+            if message.portal in names.table:
+                change = names.change(message.portal, None, wire.segment)
+            wire.expect(K_BIND, 0, change)
+            wire.forward_client()
+            return
+        plan = statement.plan
+        if not plan.rewritten and not plan.outputs:
+            change = names.change(message.portal, Portal(statement, None, ()), wire.segment)
+            wire.expect(K_BIND, 0, change)
+            wire.forward_client()
+            return
+        codecs = session.codecs(needed_for_bind(plan))
+        ctx = session.text_context
+        formats, values = server_parameters(
+            plan, statement.oids, message.formats, message.values, codecs, ctx
+        )
+        asked = message.result_formats
+        portal = Portal(statement, None, asked)
+        if plan.outputs is not None and any(plan.outputs):
+            delivered = result_formats(plan.outputs, asked)
+            rows = result_rows(plan.outputs, delivered, codecs, ctx, False)
+            portal = Portal(statement, rows, delivered)
+            asked = tuple(
+                fmt if column is None else 1
+                for column, fmt in zip(plan.outputs, delivered, strict=True)
+            )
+        wire.put_server(Bind(message.portal, message.statement, formats, values, asked).message())
+        wire.expect(K_BIND, 0, names.change(message.portal, portal, wire.segment))
+        wire.drop_client()
+
+    def _describe(self, payload: bytes) -> None:
+        session, wire = self._session, self._wire
+        kind, name = kind_and_name(payload)
+        cookie: object = None
+        if kind == ord("S"):
+            statement = session.statements.look(name, wire.segment)
+            if statement is not None:
+                cookie = DescribeStatement(statement)
+        else:
+            portal = session.portals.look(name, wire.segment)
+            if portal is not None:
+                cookie = DescribePortal(portal)
+        wire.expect(K_DESCRIBE, 0, cookie)
+        wire.forward_client()
+
+    def _execute(self, payload: bytes) -> None:
+        session, wire = self._session, self._wire
+        name, at = c_string(payload, 0)
+        if len(payload) - at != 4:
+            raise Malformed("Execute")
+        portal = session.portals.look(name, wire.segment)
+        if portal is None:
+            wire.expect(K_EXECUTE)
+        else:
+            statement = portal.statement
+            cookie = QueryAnswer((), (), True) if statement.clears_statements else None
+            wire.expect(K_EXECUTE, 0, cookie, portal.rows)
+            self._effects((statement.plan,), b"")
+        wire.forward_client()
+
+    def _close(self, payload: bytes) -> None:
+        session, wire = self._session, self._wire
+        kind, name = kind_and_name(payload)
+        names: Names[Statement] | Names[Portal]
+        names = session.statements if kind == ord("S") else session.portals
+        change = names.change(name, None, wire.segment) if name in names.table else None
+        wire.expect(K_CLOSE, 0, change)
+        wire.forward_client()
+
+    # ---- plans ---------------------------------------------------------------------------------
+    def _plan(self, sql: bytes, oids: tuple[int, ...]) -> Plan:
+        session = self._session
+        session.current_enough(sql)
+        codec = session.settings.codec
+        text = sql
+        if codec != "utf-8":
+            if codec is None and not sql.isascii():
+                raise _encoding(session.settings.client_encoding)
+            text = _to_utf8(sql, codec)
+        else:
+            try:
+                sql.decode()
+            except UnicodeDecodeError:
+                text = sql.decode("latin-1").encode()
+        plan = session.site.plan(text, oids, session.context, session.snapshot)
+        if not plan.transparent:
+            if text is not sql and text != sql:
+                raise _encoding(session.settings.client_encoding)
+            if session.settings.client_encoding != "UTF8":
+                raise _encoding(session.settings.client_encoding)
+        if session.statements and _EXECUTES.search(sql):
+            self._no_execute(plan)
+        return plan
+
+    def _no_execute(self, plan: Plan) -> None:
+        """SQL's EXECUTE could name a statement that was prepared by Parse and rewritten."""
+        if any(s.command.upper() in ("EXECUTE", "") for s in plan.statements):
+            raise Refusal(
+                sqlstate.FEATURE_NOT_SUPPORTED,
+                "EXECUTE is not supported while statements on protected columns are prepared",
+                hint="Execute the statement through the extended query protocol.",
+            )
+
+    def _effects(self, statements: tuple[StatementPlan, ...], sql: bytes) -> None:
+        session = self._session
+        for statement in statements:
+            if Effect.SETTINGS_CHANGED in statement.effects:
+                session.settings.may_change()
+                self._wire.watch_ready = True
+            if Effect.SCHEMA_CHANGED in statement.effects:
+                session.schema_changed()
+        if session.settings.changed_in_transaction and _ROLLBACK.search(sql):
+            session.settings.known = False
+
+
+def _server_oids(plan: StatementPlan, declared: tuple[int, ...]) -> tuple[int, ...]:
+    """Parameter types for the server's Parse."""
+    if not plan.params:
+        return declared
+    oids = []
+    for target in plan.params:
+        if target.use is Use.PASS:
+            i = target.client_index
+            oids.append(target.server_oid or (declared[i] if i < len(declared) else 0))
+        elif target.use in (Use.TAG_ARRAY, Use.STORE_ARRAY):
+            oids.append(target.server_oid or BYTEA_ARRAY)
+        else:
+            oids.append(target.server_oid or BYTEA)
+    return tuple(oids)
+
+
+def _encoding(name: str) -> Refusal:
+    return Refusal(
+        sqlstate.FEATURE_NOT_SUPPORTED,
+        f"protected columns cannot be used with client_encoding {name}",
+        hint="SET client_encoding TO 'UTF8'.",
+    )
+
+
+def _to_utf8(sql: bytes, codec: str | None) -> bytes:
+    if codec is None:
+        return sql
+    try:
+        return sql.decode(codec).encode()
+    except UnicodeDecodeError:
+        raise Refusal(
+            sqlstate.CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding"
+        ) from None
+
+
+def inject(wire: Wire, injection: object, sql: bytes, in_segment: bool) -> None:
+    """Asks the server something of our own, in the client's stream, with nothing of the client's
+    disturbed: named statement and portal, closed at once; Flush inside a segment, else Sync."""
+    name = POISON_NAME + b" query"
+    parts = [
+        (K_PARSE, Parse(name, sql, ()).message()),
+        (K_BIND, Bind(name, name, (), (), ()).message()),
+        (K_EXECUTE, frame(EXECUTE, name + b"\0\0\0\0\0")),
+        (K_CLOSE, frame(CLOSE, b"P" + name + b"\0")),
+        (K_CLOSE, frame(CLOSE, b"S" + name + b"\0")),
+    ]
+    for kind, message in parts:
+        wire.put_server(message)
+        wire.expect(kind, 1, injection)
+    if in_segment:
+        wire.put_server(FLUSH_MESSAGE)
+    else:
+        wire.put_server(SYNC_MESSAGE)
+        wire.expect(K_SYNC, 1, injection)

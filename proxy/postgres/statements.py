@@ -1,0 +1,108 @@
+"""Which prepared statement or portal does a name mean, at this point of a pipelined stream?
+
+Pure. The server's truth changes only when it answers, while the client may be many messages
+ahead. Only names that (may) stand for something the session must treat are kept here; the native
+framing looks into the same dicts and lets every other name through. A change that is on its way
+decides for messages of the same segment (up to Sync), since the server skips those if it fails;
+for later segments the name is uncertain until the answer is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from proxy.native import RowPlan
+from proxy.postgres.plan import StatementPlan
+
+T = TypeVar("T")
+
+
+class Uncertain(Exception):
+    """The meaning of the name depends on an answer that is still to come."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A prepared statement that needs treatment. `oids`: what the client declared at Parse."""
+
+    plan: StatementPlan
+    oids: tuple[int, ...]
+    clears_statements: bool = False  # DEALLOCATE or DISCARD
+
+
+@dataclass(frozen=True)
+class Portal:
+    statement: Statement
+    rows: RowPlan | None
+    result_formats: tuple[int, ...]  # the client's, one per output column where `rows` is set
+
+
+@dataclass(eq=False)
+class Change(Generic[T]):
+    """A Parse, Bind or Close on its way; `value` is what the name means after it."""
+
+    names: Names[T]
+    name: bytes
+    value: T | None
+    segment: int
+
+    def done(self) -> None:
+        self.names._settle(self, True)
+
+    def lost(self) -> None:
+        self.names._settle(self, False)
+
+
+@dataclass
+class _Slot(Generic[T]):
+    current: T | None = None
+    changes: list[Change[T]] = field(default_factory=list)
+
+
+class Names(Generic[T]):
+    def __init__(self) -> None:
+        self.table: dict[bytes, _Slot[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def look(self, name: bytes, segment: int) -> T | None:
+        """What `name` means to a message sent now; None: nothing to treat. Raises Uncertain."""
+        slot = self.table.get(name)
+        if slot is None:
+            return None
+        if not slot.changes:
+            return slot.current
+        last = slot.changes[-1]
+        if last.segment == segment:
+            return last.value
+        if slot.current is None and all(c.value is None for c in slot.changes):
+            return None
+        raise Uncertain
+
+    def change(self, name: bytes, value: T | None, segment: int) -> Change[T]:
+        """Notes a change that goes to the server now."""
+        slot = self.table.setdefault(name, _Slot())
+        change = Change(self, name, value, segment)
+        slot.changes.append(change)
+        return change
+
+    def _settle(self, change: Change[T], happened: bool) -> None:
+        slot = self.table.get(change.name)
+        if slot is None or change not in slot.changes:
+            return
+        slot.changes.remove(change)
+        if happened:
+            slot.current = change.value
+        self._tidy(change.name, slot)
+
+    def _tidy(self, name: bytes, slot: _Slot[T]) -> None:
+        if slot.current is None and not slot.changes:
+            del self.table[name]
+
+    def forget(self) -> None:
+        """The server has dropped all names; changes on their way stay."""
+        for name, slot in list(self.table.items()):
+            slot.current = None
+            self._tidy(name, slot)
