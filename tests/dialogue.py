@@ -46,7 +46,6 @@ class FakeSite:
     catalog_query: bytes = b"SELECT catalogue"
     snapshot_read: bool = True
     codec: FakeCodec = field(default_factory=FakeCodec)
-    refusals: int = 0
     asked: list[tuple[bytes, SessionContext]] = field(default_factory=list)
 
     config = PostgresConfig(
@@ -80,9 +79,6 @@ class FakeSite:
 
     def local_snapshot(self, answer: bytes) -> Snapshot:
         return Snapshot(2, "shop", {}, {})
-
-    def refused(self) -> None:
-        self.refusals += 1
 
 
 def split(data: bytes) -> list[tuple[str, bytes]]:
@@ -155,8 +151,6 @@ class Dialogue:
         self.session = Session(
             self.site,  # type: ignore[arg-type]
             reader.next(),  # type: ignore[arg-type]
-            client_tls=False,
-            server_tls=False,
         )
         self.session.data_to_server()
         self.server(

@@ -14,6 +14,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
+from proxy.metrics import pg_statements_total
 from proxy.postgres import sqlstate
 from proxy.postgres.messages import (
     BIND,
@@ -60,6 +61,9 @@ _LOCAL = frozenset({Effect.SCHEMA_CHANGED, Effect.SETTINGS_CHANGED})
 _CLEARS = re.compile(rb"\b(deallocate|discard)\b", re.IGNORECASE)
 _EXECUTES = re.compile(rb"\b(execute)\b", re.IGNORECASE)
 _ROLLBACK = re.compile(rb"\b(rollback|abort)\b", re.IGNORECASE)
+
+
+_refused = pg_statements_total.labels("refused")
 
 
 class ClientSide:
@@ -126,7 +130,7 @@ class ClientSide:
         else:
             wire.discard = True
         wire.drop_client()
-        self._session.refused()
+        _refused.inc()
 
     # ---- simple protocol -----------------------------------------------------------------------
     def _query(self, payload: bytes) -> None:

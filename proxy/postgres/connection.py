@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from proxy.errors import SealgateError
+from proxy.metrics import pg_client_connections
 from proxy.native import WireError
 from proxy.postgres import sqlstate
 from proxy.postgres.messages import Malformed, error_response
@@ -99,6 +100,7 @@ class Connection(asyncio.Protocol):
         if self._timer is None:  # not again after start_tls
             _no_delay(transport)
             self._listener.connections.add(self)
+            pg_client_connections.inc()
             self._timer = self._loop.call_later(
                 self._listener.config.limits.startup_timeout_seconds, self._startup_timeout
             )
@@ -114,6 +116,7 @@ class Connection(asyncio.Protocol):
         if self.session is not None:
             self.session.close()
         self._listener.connections.discard(self)
+        pg_client_connections.dec()
 
     def eof_received(self) -> bool:
         return False
@@ -230,8 +233,8 @@ class Connection(asyncio.Protocol):
         self.session = Session(
             self._listener.site,
             startup,
-            client_tls=self._tls,
-            server_tls=upstream.tls is not None,
+            any_tls=self._tls or upstream.tls is not None,
+            same_certificate=self._tls and self._same_certificate(leg),
         )
         self._task = None
         early, self._early = [rest, *self._early], []
@@ -241,6 +244,11 @@ class Connection(asyncio.Protocol):
             self._protocol_error(error)
             return
         self._pump()
+
+    def _same_certificate(self, leg: ServerLeg) -> bool:
+        assert leg.transport is not None
+        tls = leg.transport.get_extra_info("ssl_object")
+        return tls is not None and tls.getpeercert(True) == self._listener.certificate
 
     def _startup_timeout(self) -> None:
         if self.session is None or self.session.authenticating:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from proxy.keys.service import KeyService
 
 BACKLOG = 1024
+_PEM_BEGIN, _PEM_END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 class PostgresListener:
@@ -32,6 +33,7 @@ class PostgresListener:
         self.config = config
         self.upstream = upstream_of(config)
         self.client_tls = None if config.tls is None else server_context(config.tls)
+        self.certificate = None if config.tls is None else leaf_certificate(config.tls)
         self.site = Site(config, keys, self.upstream)
         self.connections: set[Connection] = set()
         self._sock = sock
@@ -93,3 +95,14 @@ def server_context(tls: TlsServer) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"postgres.tls: {error}") from None
     return context
+
+
+def leaf_certificate(tls: TlsServer) -> bytes:
+    """DER of the certificate that clients see; raises ConfigError."""
+    try:
+        with open(tls.cert_file, encoding="ascii") as file:
+            text = file.read()
+        end = text.index(_PEM_END) + len(_PEM_END)
+        return ssl.PEM_cert_to_DER_cert(text[text.index(_PEM_BEGIN) : end])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"postgres.tls.cert_file: {error}") from None

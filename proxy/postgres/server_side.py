@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from proxy.metrics import pg_integrity_failures_total
 from proxy.native import KeyGone
 from proxy.policy.model import Principal
 from proxy.postgres import auth, sqlstate
@@ -175,6 +176,7 @@ class ServerSide:
         column = None
         if isinstance(rows, ResultRows) and 0 <= rows.failed < len(rows.outputs):
             column = rows.outputs[rows.failed]
+        pg_integrity_failures_total.inc()
         log.error(
             "postgres.row_not_opened",
             column=column.domain if column else None,
@@ -250,7 +252,7 @@ class ServerSide:
     def _authentication(self, payload: bytes) -> None:
         session = self._session
         code = auth.request_code(payload)
-        if code == auth.SASL and session.any_tls:
+        if code == auth.SASL and session.withdraw_binding:
             self._plus_offered = auth.offers_channel_binding(payload)
             session.wire.put_client(auth.withdraw_channel_binding(payload))
             session.wire.drop_server()

@@ -39,11 +39,18 @@ _ENDS = re.compile(rb"\s*(rollback|commit|end|abort|prepare\s+transaction)\b", r
 
 class Session:
     def __init__(
-        self, site: Site, startup: StartupMessage, *, client_tls: bool, server_tls: bool
+        self,
+        site: Site,
+        startup: StartupMessage,
+        *,
+        any_tls: bool = False,
+        same_certificate: bool = False,
     ) -> None:
+        """`any_tls`: TLS ends here, on either leg; `same_certificate`: on both, with one and the
+        same certificate, so that SCRAM channel binding holds from end to end."""
         self.site = site
         self.startup = startup
-        self.any_tls = client_tls or server_tls
+        self.withdraw_binding = any_tls and not same_certificate
         self.protected = site.protects(startup.database)
         self.settings = Settings(startup.parameters)
         self.principal: Principal | None = None  # known after AuthenticationOk
@@ -311,9 +318,6 @@ class Session:
             self._local = None
             self._schema_stale = True
         self.wire.watch_ready = bool(len(self.portals))
-
-    def refused(self) -> None:
-        self.site.refused()
 
     # ---- for the connection --------------------------------------------------------------------
     @property

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 from proxy.config.model import PostgresConfig
 from proxy.crypto import kdf
 from proxy.errors import KeyUnavailable
-from proxy.native import ColumnCodec, Watch
+from proxy.metrics import (
+    pg_plan_cache_hits_total,
+    pg_plan_cache_misses_total,
+    pg_statements_total,
+)
+from proxy.native import ColumnCodec
 from proxy.policy.model import Action, Principal, Resource
 from proxy.postgres import catalog
 from proxy.postgres.needs import KeysWanted, Need, SnapshotWanted, Use
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     from proxy.keys.service import KeyService, RingKeys
 
 _PlanKey = tuple[bytes, tuple[int, ...], SessionContext, int]
+_passthrough = pg_statements_total.labels("passthrough")
+_encrypted = pg_statements_total.labels("encrypted")
 _PLAN_OVERHEAD_BYTES = 1024
 _LARGEST_CACHED_TEXT_BYTES = 64 * 1024
 
@@ -92,12 +99,15 @@ class Site:
         key = (sql, oids, context, snapshot.version)
         found = self._plans.get(key)
         if found is None:
+            pg_plan_cache_misses_total.inc()
             try:
                 found = self._planner.plan(sql, oids, context, snapshot)
+                (_passthrough if found.transparent else _encrypted).inc()
             except Refusal as refusal:
                 found = refusal
             self._remember(key, found)
         else:
+            pg_plan_cache_hits_total.inc()
             self._plans.move_to_end(key)
         if isinstance(found, Refusal):
             raise found.with_traceback(None)
@@ -112,9 +122,6 @@ class Site:
         while self._plan_bytes > self.config.limits.plan_cache_bytes and self._plans:
             old, _ = self._plans.popitem(last=False)
             self._plan_bytes -= 2 * len(old[0]) + _PLAN_OVERHEAD_BYTES
-
-    def refused(self) -> None:
-        """A statement was refused here."""
 
 
 def _resource(column: ProtectedColumn) -> Resource:
