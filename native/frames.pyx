@@ -60,7 +60,7 @@ cdef class Wire:
     cdef Stream c, s
     cdef bytes cbuf, sbuf
     cdef PgOut cout, sout
-    cdef object ident_c, ident_s
+    cdef RowPlan opening  # whose rows were opened in this call
     cdef Py_ssize_t limit
     cdef dict statements, portals
     cdef bint hands_off
@@ -432,6 +432,14 @@ cdef class Wire:
         A row that does not open is shown as type 33 ('!') with the exception as payload; the row
         is not consumed: `server_next` tries it again, unless `drain` was called before.
         """
+        try:
+            return self._server_next()
+        finally:
+            if self.opening is not None:
+                self.opening.end_batch()
+                self.opening = None
+
+    cdef object _server_next(self):
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.sbuf)
         cdef Py_ssize_t n = PyBytes_GET_SIZE(self.sbuf), total, part
         cdef uint32_t length
@@ -485,6 +493,10 @@ cdef class Wire:
                 if flags & 1:
                     return self._show(total)
                 self._flush_s()
+                if self.opening is not <RowPlan>e.rows:
+                    if self.opening is not None:
+                        self.opening.end_batch()
+                    self.opening = <RowPlan>e.rows
                 try:
                     (<RowPlan>e.rows).open_row(p + self.s.pos + 5, total - 5, &self.sout)
                 except Exception as error:
@@ -566,6 +578,8 @@ cdef class Wire:
                     else:
                         self.forward_server()
                     cookie = self._fail_segment()
+                    if flags & 1:
+                        cookie.insert(0, True)  # the error was ours
                     if cookie or b"\0VFATAL\0" in body:
                         return (t, body, cookie)
                     continue

@@ -8,10 +8,6 @@ from libc.string cimport memchr, memcpy, memmove
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-cdef extern from "string.h":
-    void explicit_bzero(void* p, size_t n) nogil
-
-
 cdef inline uint32_t pg_u32(const uint8_t* p) noexcept nogil:
     return (<uint32_t>p[0] << 24) | (<uint32_t>p[1] << 16) | (<uint32_t>p[2] << 8) | <uint32_t>p[3]
 

@@ -82,7 +82,11 @@ cdef Py_ssize_t _decimal(int64_t v, uint8_t* out) noexcept nogil:
 
 cdef Py_ssize_t pg_open_value(object codec, const uint8_t* value, Py_ssize_t n,
                               uint8_t* out) except -1:
-    cdef bytes plain = codec.open(PyBytes_FromStringAndSize(<char*>value, n))
+    """Opens into `out` (room for n). Any object with `open` serves; a ColumnCodec natively."""
+    cdef bytes plain
+    if isinstance(codec, ColumnCodec):
+        return (<ColumnCodec>codec).open_into(value, n, out)
+    plain = codec.open(PyBytes_FromStringAndSize(<char*>value, n))
     if PyBytes_GET_SIZE(plain) > n:
         raise RowShape("plaintext longer than its sealed form")
     memcpy(out, PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain))
@@ -113,12 +117,19 @@ cdef class RowPlan:
 
     def __dealloc__(self):
         if self.scratch.p != NULL:
-            explicit_bzero(self.scratch.p, self.scratch.cap)
+            OPENSSL_cleanse(self.scratch.p, self.scratch.cap)
             free(self.scratch.p)
 
     def renew(self, codecs):
         """The same columns under fetched keys: one ColumnCodec or None per output column."""
         self.codecs = list(codecs)
+
+    cdef void end_batch(self) noexcept:
+        """The codecs let go of the copies of keys that they keep for one batch."""
+        cdef object codec
+        for codec in self.codecs:
+            if isinstance(codec, ColumnCodec):
+                (<ColumnCodec>codec).end_batch()
 
     cdef int open_row(self, const uint8_t* body, Py_ssize_t n, PgOut* out) except -1:
         """Appends the client's whole DataRow message to `out`; `out` is unchanged on an error."""

@@ -28,7 +28,8 @@ Need = KeysWanted | SnapshotWanted
 class Injection:
     """A query of our own, in the client's stream: the settings, or the schema of its transaction.
 
-    `value` is the first column of its row once `done`; None then means that it failed.
+    `value` is the first column of its row once `done`. `lost`: the server never came to it,
+    since the client's segment had failed before; `failed`: it failed itself.
     """
 
     topic: str  # "settings" | "snapshot"
@@ -36,6 +37,7 @@ class Injection:
     value: bytes | None = None
     closes: int = 0
     lost: bool = False
+    failed: bool = False
     done: bool = False
 
 

@@ -224,15 +224,15 @@ class ServerSide:
                 if isinstance(lost, Change):
                     lost.lost()
                 elif isinstance(lost, Injection) and not lost.lost:
-                    self._injection_lost(lost)
+                    self._injection_lost(lost, cookie[0] is True)
         if error_fields(payload).get("V") in ("FATAL", "PANIC"):
             session.finished = True
 
-    def _injection_lost(self, injection: Injection) -> None:
+    def _injection_lost(self, injection: Injection, failed: bool) -> None:
         injection.lost = True
-        injection.value = None
-        if injection.in_segment:  # else ReadyForQuery follows
-            injection.done = True
+        injection.failed = failed
+        injection.done = injection.in_segment  # else at ReadyForQuery
+        if injection.in_segment and failed:
             self._session.wire.put_client(
                 error_response(sqlstate.SYSTEM_ERROR, "the session's settings cannot be read")
             )

@@ -262,7 +262,9 @@ class Session:
         return injection
 
     def _take(self, injection: Injection) -> None:
-        if injection.value is None:
+        if injection.lost and not injection.failed:
+            return
+        if injection.failed or injection.value is None:
             raise Refusal(
                 sqlstate.SYSTEM_ERROR, "the session's settings and schema cannot be read"
             )
