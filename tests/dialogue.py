@@ -122,7 +122,11 @@ def fields(*columns: tuple[str, int]) -> bytes:
 def parse(name: str, sql: str, *oids: int) -> bytes:
     return msg(
         "P",
-        name.encode() + b"\0" + sql.encode() + b"\0" + struct.pack(f"!H{len(oids)}I", len(oids), *oids),
+        name.encode()
+        + b"\0"
+        + sql.encode()
+        + b"\0"
+        + struct.pack(f"!H{len(oids)}I", len(oids), *oids),
     )
 
 

@@ -172,9 +172,7 @@ class ClientSide:
             raise Refusal("42601", "cannot insert multiple commands into a prepared statement")
         one = plan.statements[0] if plan.statements else None
         clears = _CLEARS.search(message.sql) is not None
-        special = one is not None and (
-            not plan.transparent or bool(_LOCAL & one.effects) or clears
-        )
+        special = one is not None and (not plan.transparent or bool(_LOCAL & one.effects) or clears)
         if one is None or not special:
             change = None
             if message.name in session.statements.table:

@@ -265,9 +265,7 @@ class Session:
         if injection.lost and not injection.failed:
             return
         if injection.failed or injection.value is None:
-            raise Refusal(
-                sqlstate.SYSTEM_ERROR, "the session's settings and schema cannot be read"
-            )
+            raise Refusal(sqlstate.SYSTEM_ERROR, "the session's settings and schema cannot be read")
         if injection.topic == "settings":
             self.settings.read(injection.value)
         else:

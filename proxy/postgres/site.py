@@ -20,7 +20,7 @@ from proxy.metrics import (
 from proxy.native import ColumnCodec
 from proxy.policy.model import Action, Principal, Resource
 from proxy.postgres import catalog
-from proxy.postgres.needs import KeysWanted, Need, SnapshotWanted, Use
+from proxy.postgres.needs import Need, SnapshotWanted, Use
 from proxy.postgres.plan import Plan, Refusal, SessionContext
 from proxy.postgres.rewrite import Planner
 from proxy.postgres.snapshot import ProtectedColumn, Snapshot

@@ -15,8 +15,17 @@ from proxy.policy.model import Action
 from proxy.postgres.messages import format_of
 from proxy.postgres.needs import Use as KeyUse
 from proxy.postgres.plan import Literal, Segment, StatementPlan, Use
-from proxy.postgres.snapshot import BOOL, BPCHAR, BYTEA, INT2, INT4, INT8, TEXT, VARCHAR
-from proxy.postgres.snapshot import ProtectedColumn
+from proxy.postgres.snapshot import (
+    BOOL,
+    BPCHAR,
+    BYTEA,
+    INT2,
+    INT4,
+    INT8,
+    TEXT,
+    VARCHAR,
+    ProtectedColumn,
+)
 from proxy.postgres.sqlstate import PROTOCOL_VIOLATION
 from proxy.postgres.types.array import binary_array_elements, parse_array
 from proxy.postgres.types.base import DataError, TextContext

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.postgres.messages import Bind, Parse, kind_and_name
-from tests.dialogue import Dialogue, bind, error, execute, fields, msg, parse, row, split
+from tests.dialogue import Dialogue, bind, error, execute, fields, msg, parse, row
 from tests.unit.test_session import INSERT, LITERAL, REFUSED, SELECT, hexed, sealed, site
 
 PLAIN, OPENED = b"canary-7f3a", b"opened value"

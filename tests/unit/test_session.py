@@ -101,8 +101,16 @@ def test_any_split_of_the_stream_gives_the_same_bytes(step: int):
     whole.session.receive_client(up)
     assert got == whole.session.data_to_server()
     down = (
-        msg("1") + msg("2") + row(b"1", sealed(b"x")) + row(b"2", None) + msg("C", b"SELECT 2\0")
-        + READY + fields(("c", 23)) + row(b"1") + msg("C", b"SELECT 1\0") + READY
+        msg("1")
+        + msg("2")
+        + row(b"1", sealed(b"x"))
+        + row(b"2", None)
+        + msg("C", b"SELECT 2\0")
+        + READY
+        + fields(("c", 23))
+        + row(b"1")
+        + msg("C", b"SELECT 1\0")
+        + READY
     )
     got = b""
     for i in range(0, len(down), step):
@@ -136,13 +144,20 @@ def test_protected_rows_are_asked_for_in_binary_and_opened():
 def test_one_parameter_feeds_a_value_and_a_tag():
     d = Dialogue(site())
     sent = d.client(
-        parse("i", INSERT.decode(), 23, 25) + msg("D", b"Si\0") + bind("", "i", b"7", b"a@b")
-        + execute() + SYNC
+        parse("i", INSERT.decode(), 23, 25)
+        + msg("D", b"Si\0")
+        + bind("", "i", b"7", b"a@b")
+        + execute()
+        + SYNC
     )
     assert sent[0][1] == b"i\0" + INSERT + b"\0" + struct.pack("!HIII", 3, 23, 17, 17)
-    assert sent[2][1] == b"\0i\0" + struct.pack("!Hhhh", 3, 0, 1, 1) + row(
-        b"7", sealed(b"a@b"), b"tag:a@b"
-    )[5:] + b"\0\0"
+    assert (
+        sent[2][1]
+        == b"\0i\0"
+        + struct.pack("!Hhhh", 3, 0, 1, 1)
+        + row(b"7", sealed(b"a@b"), b"tag:a@b")[5:]
+        + b"\0\0"
+    )
     got = d.server(msg("1") + msg("t", struct.pack("!HIII", 3, 20, 17, 17)) + msg("n"))
     assert got[1] == ("t", struct.pack("!HII", 2, 20, 25)), "the client's own list"
 
@@ -188,15 +203,28 @@ def test_refused_query_fails_on_the_server_and_answers_ours():
 def test_refusal_in_a_pipeline_keeps_order_and_drops_up_to_sync():
     d = Dialogue(site())
     sent = d.client(
-        parse("", "SELECT 1") + bind("", "") + execute()
-        + parse("", REFUSED.decode()) + bind("", "", b"plaintext") + execute() + SYNC
+        parse("", "SELECT 1")
+        + bind("", "")
+        + execute()
+        + parse("", REFUSED.decode())
+        + bind("", "", b"plaintext")
+        + execute()
+        + SYNC
         + msg("Q", b"SELECT 2\0")
     )
     assert kinds(sent) == "PBEBSQ"
     assert b"plaintext" not in b"".join(p for _, p in sent)
     got = d.server(
-        msg("1") + msg("2") + row(b"1") + msg("C", b"SELECT 1\0") + error("26000") + READY
-        + fields(("x", 23)) + row(b"2") + msg("C", b"SELECT 1\0") + READY
+        msg("1")
+        + msg("2")
+        + row(b"1")
+        + msg("C", b"SELECT 1\0")
+        + error("26000")
+        + READY
+        + fields(("x", 23))
+        + row(b"2")
+        + msg("C", b"SELECT 1\0")
+        + READY
     )
     assert kinds(got) == "12DCEZTDCZ"
 
@@ -246,14 +274,21 @@ def test_a_damaged_value_is_one_error_and_the_session_goes_on():
     d = Dialogue(site())
     d.client(parse("", SELECT.decode()) + bind("", "") + execute() + SYNC)
     got = d.server(
-        msg("1") + msg("2") + row(b"1", sealed(b"x")) + row(b"2", b"forged") + row(b"3", b"more")
-        + msg("C", b"SELECT 3\0") + READY
+        msg("1")
+        + msg("2")
+        + row(b"1", sealed(b"x"))
+        + row(b"2", b"forged")
+        + row(b"3", b"more")
+        + msg("C", b"SELECT 3\0")
+        + READY
     )
     assert kinds(got) == "12DEZ"
     assert error_fields(got[3][1])["C"] == "XX001"
     assert "forged" not in repr(got)
     d.client(msg("Q", b"SELECT 1\0"))
-    assert kinds(d.server(fields(("x", 23)) + row(b"1") + msg("C", b"SELECT 1\0") + READY)) == "TDCZ"
+    assert (
+        kinds(d.server(fields(("x", 23)) + row(b"1") + msg("C", b"SELECT 1\0") + READY)) == "TDCZ"
+    )
 
 
 def test_a_damaged_value_before_sync_drops_what_the_client_still_sends():
@@ -285,15 +320,16 @@ def test_missing_keys_pause_the_client_in_order():
     s = site(keys_in_memory=False)
     d = Dialogue(s)
     sent = d.client(
-        parse("", INSERT.decode()) + bind("", "", b"7", b"a@b") + execute() + SYNC
+        parse("", INSERT.decode())
+        + bind("", "", b"7", b"a@b")
+        + execute()
+        + SYNC
         + msg("Q", b"SELECT 1\0")
     )
     assert kinds(sent) == "P"
     need = d.pending()
     assert need is not None
-    d.session.resolve(
-        need, {(EMAIL, Action.SEAL): s.codec, (EMAIL, Action.OPEN): s.codec}
-    )
+    d.session.resolve(need, {(EMAIL, Action.SEAL): s.codec, (EMAIL, Action.OPEN): s.codec})
     assert kinds(d.sent()) == "BESQ"
     assert d.pending() is None
 
@@ -319,7 +355,9 @@ def test_denied_principal_gets_42501():
 def test_changed_settings_are_read_again_before_the_next_plan():
     s = site()
     d = Dialogue(s)
-    assert kinds(d.client(msg("Q", b"SET search_path TO x\0") + msg("Q", SELECT + b"\0"))) == "QPBECCS"
+    assert (
+        kinds(d.client(msg("Q", b"SET search_path TO x\0") + msg("Q", SELECT + b"\0"))) == "QPBECCS"
+    )
     d.server(msg("C", b"SET\0") + READY)
     assert d.settings("x") == "", "our own question is invisible"
     assert kinds(d.sent()) == "Q"
