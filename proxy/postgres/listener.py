@@ -6,6 +6,7 @@ I/O module. What the connections share is in `site.py`; one connection is `conne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -48,10 +49,12 @@ class PostgresListener:
             return Connection(self)
 
         address = self.config.listen
-        if self._sock is not None:
+        if self._sock is not None and self._sock.family == socket.AF_UNIX:
+            self._server = await loop.create_unix_server(accept, sock=self._sock, backlog=BACKLOG)
+        elif self._sock is not None:
             self._server = await loop.create_server(accept, sock=self._sock, backlog=BACKLOG)
         elif address.unix:
-            if os.path.exists(address.unix):
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(address.unix)
             self._server = await loop.create_unix_server(accept, address.unix, backlog=BACKLOG)
         else:

@@ -22,12 +22,12 @@ from proxy.policy.model import Action, Principal, Resource
 from proxy.postgres import catalog
 from proxy.postgres.needs import Need, SnapshotWanted, Use
 from proxy.postgres.plan import Plan, Refusal, SessionContext
-from proxy.postgres.rewrite import Planner
 from proxy.postgres.snapshot import ProtectedColumn, Snapshot
 from proxy.postgres.types.registry import codec_for
 from proxy.postgres.upstream import Upstream
 
 if TYPE_CHECKING:
+    from proxy.postgres.rewrite import Planner
     from proxy.keys.service import KeyService, RingKeys
 
 _PlanKey = tuple[bytes, tuple[int, ...], SessionContext, int]
@@ -44,7 +44,11 @@ class Site:
         self.config = config
         self._keys = keys
         self._catalog = catalog.Catalog(config, upstream)
-        self._planner = Planner()
+        self._planner: Planner | None = None
+        if config.columns:  # else neither the grammar nor a plan is ever needed
+            from proxy.postgres.rewrite import Planner
+
+            self._planner = Planner()
         self._plans: OrderedDict[_PlanKey, Plan | Refusal] = OrderedDict()
         self._plan_bytes = 0
 
@@ -99,6 +103,7 @@ class Site:
         key = (sql, oids, context, snapshot.version)
         found = self._plans.get(key)
         if found is None:
+            assert self._planner is not None
             pg_plan_cache_misses_total.inc()
             try:
                 found = self._planner.plan(sql, oids, context, snapshot)
@@ -129,7 +134,7 @@ def _resource(column: ProtectedColumn) -> Resource:
 
 
 def _codec(ring: RingKeys, column: ProtectedColumn) -> ColumnCodec:
-    """The codec of a column under a ring; lives with the ring's keys, which own the derived ones."""
+    """The codec of a column under a ring; it lives as long as the ring's keys."""
     found = ring.derived.get(column)
     if isinstance(found, ColumnCodec):
         return found
