@@ -23,13 +23,15 @@ def arena_init(slots: int = 4096, allow_unlocked: bool = False) -> None: ...  # 
 def arena_report() -> dict[
     str, object
 ]: ...  # backend, locked, slots, used, slot_bytes, engine, openssl
-def debug_counters() -> dict[str, int]: ...  # live slots, contexts, buffers (zeros in release)
+def debug_counters() -> dict[
+    str, int
+]: ...  # slots, schedules, streams, contexts (zeros in release)
 def key_random() -> KeyHandle: ...
 def key_import(secret: bytearray | memoryview) -> KeyHandle: ...  # 32 bytes; source wiped in place
 def wipe(buffer: bytearray | memoryview) -> None: ...
-def random_bytes(n: int) -> bytes: ...
+def random_bytes(n: int) -> bytes: ...  # public randomness, 0 to 1 MiB
 def ct_equal(a: bytes, b: bytes) -> bool: ...
-def harden_process() -> dict[str, bool]: ...  # PR_SET_DUMPABLE 0, RLIMIT_CORE 0
+def harden_process() -> dict[str, bool]: ...  # not_dumpable, no_core: what the kernel confirms
 
 # ---- mac.pyx ---------------------------------------------------------------------------------
 def hkdf_sha256(
