@@ -240,6 +240,8 @@ class PlainBody:
                 self._checks.trailer_names,
             )
         else:
+            if "aws-chunked" in request.get("content-encoding").lower():
+                raise S3Error("InvalidRequest", "x-amz-content-sha256 does not say STREAMING.")
             if call.body.length is None:
                 raise S3Error("MissingContentLength")
             self.length = call.body.length

@@ -28,9 +28,10 @@ from proxy.s3.call import ObjectCache, Services
 from proxy.s3.message import Headers, Request
 from proxy.s3.operations import dispatch
 from proxy.s3.origin import Origin
-from proxy.s3.router import target_of
+from proxy.s3.router import bucket_of_host, target_of
 from proxy.s3.s3error import ClientGone, OriginFailed, S3Error
-from proxy.s3.sigv4 import verify
+from proxy.s3.sigv2 import is_v2, verify_v2
+from proxy.s3.sigv4 import Authenticated, verify
 from proxy.s3.wire import (
     HELD_NEXT_MESSAGE,
     READ_BYTES,
@@ -374,13 +375,7 @@ class S3Gateway:
             if sum(w.busy for w in self.wires) > self.config.limits.max_requests:
                 raise S3Error("SlowDown")
             target = target_of(request, self.config.host_suffix)
-            auth = verify(
-                request,
-                self._secret_of,
-                datetime.now(UTC),
-                self.config.limits.clock_skew_seconds,
-                body.length is None or body.length > 0,
-            )
+            auth = self._authenticate(request, body)
             principal = self._credentials[auth.access_key][1]
             call, run = dispatch.prepare(
                 request, target, auth, principal, body, wire, self._services
@@ -399,6 +394,15 @@ class S3Gateway:
                 status=wire.status,
                 seconds=round(time.perf_counter() - begun, 6),
             )
+
+    def _authenticate(self, request: Request, body: Body) -> Authenticated:
+        now = datetime.now(UTC)
+        if is_v2(request):
+            from_host = bucket_of_host(request, self.config.host_suffix)
+            return verify_v2(request, from_host, self._secret_of, now)
+        has_body = body.length is None or body.length > 0
+        skew = self.config.limits.clock_skew_seconds
+        return verify(request, self._secret_of, now, skew, has_body)
 
     def _secret_of(self, access_key: str) -> str | None:
         found = self._credentials.get(access_key)

@@ -78,7 +78,6 @@ _NEUTRAL = frozenset(
 
 def target_of(request: Request, host_suffix: str | None) -> Target:
     """Path style, or virtual-host style below `host_suffix`."""
-    host = request.get("host").rsplit(":", 1)[0].lower()
     path = request.path
     if not path.startswith("/"):
         raise S3Error("InvalidURI")
@@ -88,13 +87,20 @@ def target_of(request: Request, host_suffix: str | None) -> Target:
         raise S3Error("InvalidURI") from None
     if "\0" in text:
         raise S3Error("InvalidURI")
-    if host_suffix and host.endswith("." + host_suffix.lower()):
-        bucket, key = host[: -len(host_suffix) - 1], text
-    else:
+    bucket, key = bucket_of_host(request, host_suffix), text
+    if not bucket:
         bucket, _, key = text.partition("/")
     if len(key.encode()) > MAX_KEY_BYTES:
         raise S3Error("KeyTooLongError")
     return Target(bucket, key)
+
+
+def bucket_of_host(request: Request, host_suffix: str | None) -> str:
+    """The bucket in virtual-host style; empty in path style."""
+    host = request.get("host").rsplit(":", 1)[0].lower()
+    if host_suffix and host.endswith("." + host_suffix.lower()):
+        return host[: -len(host_suffix) - 1]
+    return ""
 
 
 def route(request: Request, target: Target) -> Route:

@@ -1,4 +1,4 @@
-"""Checksums of the plaintext: each algorithm verifies, a wrong one is refused, all as S3 names it."""
+"""Checksums of the plaintext: each algorithm verifies, a wrong one is refused, as S3 names it."""
 
 import base64
 import hashlib

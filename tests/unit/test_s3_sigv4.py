@@ -1,4 +1,4 @@
-"""Who signed this request? botocore is the oracle: what it signs is accepted, once altered refused."""
+"""Who signed this request? botocore is the oracle: what it signs passes, once altered it fails."""
 
 import hashlib
 import hmac

@@ -4,10 +4,15 @@ PutObject and UploadPart bodies stream with one read held back until the checks 
 bodies are documents, read whole first, so that a checksum sent as a trailer can go on as a header.
 """
 
+import structlog
+
 from proxy.s3 import listing, xml
 from proxy.s3.call import Call, PlainBody, relayed
 from proxy.s3.message import Headers
 from proxy.s3.origin import EarlyAnswer
+from proxy.s3.s3error import OriginFailed
+
+log = structlog.get_logger("s3.forward")
 
 _MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 _STREAMED = frozenset({"PutObject", "UploadPart"})
@@ -74,7 +79,11 @@ async def list_buckets(call: Call) -> None:
     merged = None
     headers: Headers = []
     for name, origin in services.origins.items():
-        response = await origin.call("GET", "", "", call.origin_query(), call.origin_headers())
+        try:
+            response = await origin.call("GET", "", "", call.origin_query(), call.origin_headers())
+        except OriginFailed as error:
+            log.warning("an origin is left out of ListBuckets", origin=name, detail=str(error))
+            continue
         if response.status != 200:
             await call.relay(response)
             return
@@ -91,7 +100,8 @@ async def list_buckets(call: Call) -> None:
             into = xml.child(merged, "Buckets")
             if into is not None and found is not None:
                 into.extend(list(found))
-    assert merged is not None, "there is at least one origin"
+    if merged is None:
+        raise OriginFailed("no origin answered")
     call.reply(200, headers, xml.serialise(merged))
 
 
