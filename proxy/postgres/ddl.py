@@ -1,0 +1,321 @@
+"""DDL that names protected columns: CREATE TABLE, ALTER TABLE, CREATE INDEX. Pure.
+
+A protected column becomes `bytea` with a CHECK that only a sealed value passes; with equality search a
+generated, stored column beside it carries the tags, and takes over UNIQUE, PRIMARY KEY, REFERENCES and
+indexes (layout G).
+"""
+
+from proxy.errors import ConfigError
+from proxy.postgres.edits import Edits
+from proxy.postgres.grammar import Node, Text, kind, strings, type_text
+from proxy.postgres.names import Names, quoted
+from proxy.postgres.plan import Refusal
+from proxy.postgres.predicates import refuse
+from proxy.postgres.snapshot import ProtectedColumn
+from proxy.postgres.types.registry import resolve
+
+_NULL, _NOT_NULL, _CHECK, _PRIMARY, _UNIQUE, _FOREIGN = 1, 2, 6, 7, 8, 10
+_ATTRIBUTES = frozenset(range(11, 17))
+LEAST_BYTES = 67
+
+
+def check_text(column: str) -> bytes:
+    """The condition that only a sealed value passes (docs/reference/format.md, "Column value")."""
+    name = quoted(column)
+    return b"CHECK (octet_length(%s) >= %d AND get_byte(%s, 0) = 197 AND get_byte(%s, 1) = 1)" % (
+        name,
+        LEAST_BYTES,
+        name,
+        name,
+    )
+
+
+def tag_column(column: ProtectedColumn) -> bytes:
+    """Definition of the generated column that carries the tags."""
+    return b"%s bytea GENERATED ALWAYS AS (substring(%s from 4 for 16)) STORED" % (
+        quoted(column.index_column), quoted(column.column),
+    )  # fmt: skip
+
+
+class Ddl:
+    """Of one statement."""
+
+    def __init__(self, text: Text, edits: Edits, names: Names) -> None:
+        self.text = text
+        self.edits = edits
+        self.names = names
+
+    def _target(self, relation: Node) -> dict[str, ProtectedColumn]:
+        """Protected columns of the relation that a DDL statement names; for a new one, of where it
+        would be created: the first schema of the path that the policy knows."""
+        key = self.names.locate(relation.schemaname, relation.relname)
+        return self.names.protected(key)
+
+    def create_table(self, statement: Node) -> bool:
+        """Whether it names a protected table; then the edits are made."""
+        sealed = self._target(statement.relation)
+        if not sealed:
+            return self._references(statement.table_elts)
+        if statement.relation.relpersistence == "t":
+            raise refuse("statement", None, "a temporary table with a protected table's name")
+        if statement.inh_relations or statement.HasField("partbound"):
+            raise refuse("statement", None, "inheritance of a protected table")
+        if not statement.table_elts:
+            raise refuse("statement", None, "a protected table without columns of its own")
+        for node in statement.table_elts:
+            if kind(node) == "column_def":
+                column = sealed.get(node.column_def.colname)
+                if column is None:
+                    self._references([node])
+                else:
+                    self.column(node.column_def, column)
+            elif kind(node) == "constraint":
+                self._constraint(node.constraint, sealed)
+            else:
+                raise refuse("statement", None, "LIKE in a protected table")
+        return True
+
+    def column(self, definition: Node, column: ProtectedColumn, added: bool = False) -> None:
+        """Rewrites one column definition; `added`: of ALTER TABLE ADD COLUMN."""
+        self._check_type(definition, column)
+        self.edits.columns.add(column)
+        start = definition.location
+        name = self.text.at(start)
+        last = self.text.type_end(name + 1)
+        words = [quoted(column.column) + b" bytea"]
+        extra: list[bytes] = []
+        end = self.text.ends[last]
+        for node in definition.constraints:
+            constraint = node.constraint
+            end = max(end, self._constraint_end(constraint))
+            if constraint.contype == _NOT_NULL:
+                words.append(b"NOT NULL")
+            elif constraint.contype in (_PRIMARY, _UNIQUE, _FOREIGN):
+                if constraint.contype == _PRIMARY:
+                    words.append(b"NOT NULL")
+                extra.append(self._moved(constraint, column))
+            elif constraint.contype not in (_NULL, *_ATTRIBUTES):
+                rule = "DEFAULT" if constraint.contype == 3 else "constraint"
+                raise refuse(rule, column, "this constraint", constraint.location + 1)
+        if definition.HasField("coll_clause"):
+            raise refuse("constraint", column, "COLLATE")
+        words.append(check_text(column.column))
+        text = b" ".join(words)
+        lead = b", ADD COLUMN " if added else b", "
+        if column.equality:
+            text += lead + tag_column(column)
+        for part in extra:
+            text += (b", ADD " if added else b", ") + part
+        self.edits.replace(start, end, text)
+
+    def _check_type(self, definition: Node, column: ProtectedColumn) -> None:
+        name, array = type_text(definition.type_name)
+        try:
+            declared = resolve(name)
+        except ConfigError:
+            declared = None
+        same = declared is not None and (declared.oid, declared.typmod) == (
+            column.type.oid, column.type.typmod,
+        )  # fmt: skip
+        if array or not same:
+            raise Refusal(
+                "42804",
+                f'protected column "{column.table}.{column.column}" is configured as '
+                f"{column.type.name}, not {name}",
+                "Declare the type that the configuration names, or change the configuration.",
+                definition.location + 1,
+            )
+
+    def _constraint_end(self, constraint: Node) -> int:
+        """Where a column constraint ends: at the comma or bracket that closes the definition, or where
+        the next constraint begins; the caller takes the furthest."""
+        index = self.text.at(constraint.location)
+        while index < len(self.text.starts):
+            word = self.text.word(index)
+            if word == "(":
+                index = self.text.matching(index, 1)
+            elif word in (",", ")", ";"):
+                break
+            index += 1
+        return self.text.ends[index - 1]
+
+    def _moved(self, constraint: Node, column: ProtectedColumn) -> bytes:
+        """A column's key constraint as a table constraint on its tags."""
+        if not column.equality:
+            raise refuse("no equality", column, "a key", constraint.location + 1)
+        name = b"CONSTRAINT " + quoted(constraint.conname) + b" " if constraint.conname else b""
+        tags = b"(" + quoted(column.index_column) + b")"
+        if constraint.contype == _PRIMARY:
+            return name + b"PRIMARY KEY " + tags
+        if constraint.contype == _UNIQUE:
+            distinct = b" NULLS NOT DISTINCT" if constraint.nulls_not_distinct else b""
+            return name + b"UNIQUE" + distinct + b" " + tags
+        return name + b"FOREIGN KEY " + tags + b" " + self._reference(constraint, column)
+
+    def _reference(self, constraint: Node, column: ProtectedColumn) -> bytes:
+        there = self.names.protected(
+            self.names.locate(constraint.pktable.schemaname, constraint.pktable.relname)
+        )
+        keys = strings(constraint.pk_attrs)
+        target = there.get(keys[0]) if len(keys) == 1 else None
+        if target is None or target.domain != column.domain or not target.equality:
+            raise refuse("domain", column, "this reference", constraint.location + 1)
+        if constraint.fk_del_action not in ("a", "r", "c", "") or constraint.fk_upd_action not in (
+            "a", "r", "",
+        ):  # fmt: skip
+            raise refuse("constraint", column, "this referential action", constraint.location + 1)
+        table = quoted(constraint.pktable.relname)
+        if constraint.pktable.schemaname:
+            table = quoted(constraint.pktable.schemaname) + b"." + table
+        cascade = b" ON DELETE CASCADE" if constraint.fk_del_action == "c" else b""
+        return b"REFERENCES " + table + b" (" + quoted(target.index_column) + b")" + cascade
+
+    def _constraint(self, constraint: Node, sealed: dict[str, ProtectedColumn]) -> None:
+        """A table constraint: keys on protected columns move to their tags."""
+        named = strings(constraint.keys) + strings(constraint.fk_attrs)
+        touched = [sealed[n] for n in named if n in sealed]
+        if constraint.contype == _CHECK or constraint.contype == 9:
+            for name, column in sealed.items():
+                if self._mentions(constraint, name):
+                    raise refuse(
+                        "constraint", column, "a CHECK or EXCLUDE", constraint.location + 1
+                    )
+            return
+        if not touched:
+            return
+        if constraint.contype == _FOREIGN:
+            if len(named) != 1:
+                raise refuse("constraint", touched[0], "a reference of several columns")
+            text = b"FOREIGN KEY (" + quoted(touched[0].index_column) + b") "
+            name = b"CONSTRAINT " + quoted(constraint.conname) + b" " if constraint.conname else b""
+            end = self._constraint_end(constraint)
+            start = constraint.location
+            self.edits.replace(start, end, name + text + self._reference(constraint, touched[0]))
+            return
+        for column in touched:
+            if not column.equality:
+                raise refuse("no equality", column, "a key", constraint.location + 1)
+            self._rename_in_brackets(constraint.location, column)
+
+    def _mentions(self, constraint: Node, name: str) -> bool:
+        index = self.text.at(constraint.location)
+        last = self.text.at(self._constraint_end(constraint))
+        low = name.lower()
+        return any(self.text.word(i) in (low, f'"{low}"') for i in range(index, last + 1))
+
+    def _rename_in_brackets(self, offset: int, column: ProtectedColumn) -> None:
+        """The first mention of the column in brackets behind `offset` names its tags instead."""
+        index = self.text.at(offset)
+        while self.text.word(index) != "(":
+            index += 1
+        low = column.column.lower()
+        while self.text.word(index) not in (low, f'"{low}"'):
+            index += 1
+            if index >= len(self.text.starts):
+                raise refuse("constraint", column, "this constraint")
+        self.edits.columns.add(column)
+        start, end = self.text.starts[index], self.text.ends[index]
+        self.edits.replace(start, end, quoted(column.index_column))
+
+    def _references(self, elements: "list[Node]") -> bool:
+        """A plain table's reference to a protected key cannot hold: tags are no plain values."""
+        for node in elements:
+            constraints = []
+            if kind(node) == "column_def":
+                constraints = [c.constraint for c in node.column_def.constraints]
+            elif kind(node) == "constraint":
+                constraints = [node.constraint]
+            for constraint in constraints:
+                if constraint.contype != _FOREIGN:
+                    continue
+                key = self.names.locate(constraint.pktable.schemaname, constraint.pktable.relname)
+                there = self.names.protected(key)
+                for name in strings(constraint.pk_attrs):
+                    if name in there:
+                        raise refuse("domain", there[name], "a reference from a plain column")
+        return False
+
+    def index(self, statement: Node) -> bool:
+        """CREATE INDEX: on the tags of a protected column."""
+        sealed = self._target(statement.relation)
+        if not sealed:
+            return False
+        if statement.where_clause.ByteSize():
+            for name, column in sealed.items():
+                if name.encode() in statement.where_clause.SerializeToString():
+                    raise refuse("index", column, "a partial index")
+        touched = False
+        for node in [*statement.index_params, *statement.index_including_params]:
+            element = node.index_elem
+            found = sealed.get(element.name)
+            if found is None:
+                for name, column in sealed.items():
+                    if (
+                        element.expr.ByteSize()
+                        and name.encode() in element.expr.SerializeToString()
+                    ):
+                        raise refuse("index", column, "an expression index")
+                continue
+            if not found.equality:
+                raise refuse("no equality", found, "an index")
+            if statement.access_method not in ("btree", "hash") or strings(element.opclass):
+                raise refuse("index", found, f"an index of method {statement.access_method}")
+            self._rename_in_brackets(statement.relation.location, found)
+            touched = True
+        return touched
+
+    def alter_table(self, statement: Node) -> bool:
+        """ALTER TABLE: columns are added and dropped with their tags; other changes are refused."""
+        sealed = self._target(statement.relation)
+        if not sealed:
+            return False
+        touched = False
+        for node in statement.cmds:
+            command = node.alter_table_cmd
+            name = command.name
+            definition = getattr(command, "def")
+            if command.subtype == 1 and kind(definition) == "column_def":  # AT_AddColumn
+                column = sealed.get(definition.column_def.colname)
+                if column is not None:
+                    self.column(definition.column_def, column, added=True)
+                    touched = True
+                continue
+            if kind(definition) == "constraint":
+                self._constraint(definition.constraint, sealed)
+                touched = touched or self.edits.any
+                continue
+            column = sealed.get(name)
+            if column is None:
+                continue
+            touched = self._alter_column(command, column) or touched
+        return touched
+
+    def _alter_column(self, command: Node, column: ProtectedColumn) -> bool:
+        kind_name = (
+            command.DESCRIPTOR.fields_by_name["subtype"]
+            .enum_type.values_by_number[command.subtype]
+            .name
+        )
+        if kind_name == "AT_DropColumn":
+            if column.equality:
+                self._drop(column)
+            return True
+        if kind_name in ("AT_DropNotNull", "AT_SetNotNull", "AT_SetStorage", "AT_SetCompression"):
+            return False
+        raise refuse("alter", column, "this ALTER COLUMN")
+
+    def _drop(self, column: ProtectedColumn) -> None:
+        """`DROP COLUMN c` drops the tags first."""
+        text = self.text
+        low = column.column.lower()
+        for index in range(1, len(text.starts)):
+            if text.word(index) in (low, f'"{low}"'):
+                back = index
+                while text.word(back) != "drop" and back > 0:
+                    back -= 1
+                if index - back <= 4:
+                    where = text.starts[back]
+                    tags = quoted(column.index_column)
+                    self.edits.replace(where, where, b"DROP COLUMN IF EXISTS " + tags + b", ")
+                    return
+        raise refuse("alter", column, "this DROP COLUMN")

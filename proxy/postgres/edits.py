@@ -1,0 +1,127 @@
+"""Collects what is to change in a text, and turns it into segments and server parameters. Pure.
+
+Edits replace byte spans and never overlap; all other bytes stay as they are. A client parameter that is
+needed in several roles keeps its number for the first and gets a new one, at the end, for each other.
+"""
+
+from collections.abc import Sequence
+
+from proxy.postgres.plan import ClientParam, Literal, ParamTarget, Segment, Use
+from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, ProtectedColumn
+
+Role = tuple[Use, ProtectedColumn | None]
+_PASS: Role = (Use.PASS, None)
+_ARRAYS = (Use.TAG_ARRAY, Use.STORE_ARRAY)
+
+
+class ParamRole:
+    """An occurrence of client parameter `number` (1-based) in a role; becomes `$n`."""
+
+    def __init__(self, number: int, role: Role) -> None:
+        self.number = number
+        self.role = role
+
+
+Piece = bytes | Literal | ParamRole
+
+
+class Edits:
+    """The changes of one statement."""
+
+    def __init__(self) -> None:
+        self.columns: set[ProtectedColumn] = set()
+        self._spans: list[tuple[int, int, tuple[Piece, ...]]] = []
+        self._passed: dict[int, tuple[int, int]] = {}  # start of a bare $n -> (number, end)
+
+    @property
+    def any(self) -> bool:
+        return bool(self._spans)
+
+    def replace(self, start: int, end: int, *pieces: Piece) -> None:
+        """The bytes start..end become these pieces. An insertion has start == end."""
+        self._spans.append((start, end, pieces))
+
+    def param(self, start: int, end: int, number: int) -> None:
+        """An occurrence of $number that goes through as it is."""
+        self._passed[start] = (number, end)
+
+    def result(
+        self, sql: bytes, start: int, end: int, oids: Sequence[int]
+    ) -> tuple[tuple[Segment, ...], tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
+        """Segments of sql[start:end], the server's parameters, and what the client sees of its own."""
+        spans = list(self._spans)
+        for where, (number, stop) in self._passed.items():
+            if not any(a <= where < b for a, b, _ in self._spans):
+                spans.append((where, stop, (ParamRole(number, _PASS),)))
+        spans.sort(key=lambda s: (s[0], s[1]))
+        pieces: list[Piece] = []
+        at = start
+        for a, b, replacement in spans:
+            if a < at or b < a or b > end:
+                raise AssertionError("edits overlap")
+            pieces += [sql[at:a], *replacement]
+            at = b
+        pieces.append(sql[at:end])
+        return _numbered(pieces, oids)
+
+
+def _numbered(
+    pieces: list[Piece], oids: Sequence[int]
+) -> tuple[tuple[Segment, ...], tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
+    roles: dict[int, list[Role]] = {}
+    for piece in pieces:
+        if isinstance(piece, ParamRole):
+            known = roles.setdefault(piece.number, [])
+            if piece.role not in known:
+                known.append(piece.role)
+    count = max([*roles, len(oids), 0])
+    numbers: dict[tuple[int, Role], int] = {}
+    targets: list[ParamTarget] = []
+    clients: list[ClientParam] = []
+    for number in range(1, count + 1):
+        wanted = roles.get(number, [_PASS])
+        numbers[number, wanted[0]] = number
+        targets.append(_target(number, wanted, wanted[0], oids))
+    for number in range(1, count + 1):
+        for role in roles.get(number, [_PASS])[1:]:
+            targets.append(_target(number, roles[number], role, oids))
+            numbers[number, role] = len(targets)
+    for number in range(1, count + 1):
+        wanted = roles.get(number, [_PASS])
+        passed = numbers.get((number, _PASS), 0) - 1
+        clients.append(ClientParam(_client_oid(number, wanted, oids), passed))
+    return _joined(pieces, numbers), tuple(targets), tuple(clients)
+
+
+def _joined(pieces: list[Piece], numbers: dict[tuple[int, Role], int]) -> tuple[Segment, ...]:
+    """Neighbouring bytes in one segment."""
+    out: list[Segment] = []
+    for piece in pieces:
+        if isinstance(piece, ParamRole):
+            piece = b"$%d" % numbers[piece.number, piece.role]
+        if isinstance(piece, bytes) and out and isinstance(out[-1], bytes):
+            out[-1] += piece
+        elif piece != b"":
+            out.append(piece)
+    return tuple(out)
+
+
+def _declared(number: int, oids: Sequence[int]) -> int:
+    return oids[number - 1] if number <= len(oids) else 0
+
+
+def _client_oid(number: int, roles: list[Role], oids: Sequence[int]) -> int:
+    if declared := _declared(number, oids):
+        return declared
+    for use, column in roles:
+        if column is not None:
+            return column.type.array_oid if use in _ARRAYS else column.type.oid
+    return 0
+
+
+def _target(number: int, roles: list[Role], role: Role, oids: Sequence[int]) -> ParamTarget:
+    use, column = role
+    if use is Use.PASS:
+        # beside a protected role the type is known: the server must read the value as the client does
+        return ParamTarget(number - 1, use, None, _client_oid(number, roles, oids))
+    return ParamTarget(number - 1, use, column, BYTEA_ARRAY if use in _ARRAYS else BYTEA)

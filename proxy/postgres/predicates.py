@@ -1,0 +1,60 @@
+"""Which uses of a sealed column are possible, and what is said of those that are not: one table."""
+
+from proxy.postgres.plan import Refusal
+from proxy.postgres.snapshot import ProtectedColumn
+
+RULES: dict[str, tuple[str, str]] = {
+    # operation: (is it handled, what to do instead or how it is done)
+    "=": ("yes", "equality tag"),
+    "<>": ("yes", "equality tag"),
+    "IN": ("yes", "equality tags, element by element"),
+    "ANY": ("yes", "array of equality tags"),
+    "ALL": ("yes", "array of equality tags"),
+    "IS DISTINCT FROM": ("yes", "equality tag"),
+    "IS NULL": ("yes", "unchanged: NULL stays NULL"),
+    "count": ("yes", "unchanged; DISTINCT counts tags"),
+    "GROUP BY": ("yes", "groups by the tag"),
+    "DISTINCT": ("yes", "DISTINCT ON the tag, for plain column lists without ORDER BY"),
+    "JOIN": ("yes", "compares tags of columns of one domain"),
+    "<": ("no", "Range search is not offered yet; filter in the application."),
+    "ORDER BY": ("no", "Sort in the application, or by a column that is not protected."),
+    "LIKE": ("no", "Pattern search is not offered yet; compare whole values with =."),
+    "expression": ("no", "Read the column itself and compute in the application."),
+    "cast": ("no", "Read the column itself and convert in the application."),
+    "whole row": ("no", "Name the columns instead of the row."),
+    "USING": ("no", "Write JOIN … ON with an equality instead."),
+    "set operation": ("no", "Use UNION ALL, or remove duplicates in the application."),
+    "write": ("no", "Write a parameter, a literal, NULL, or a column of the same domain."),
+    "domain": (
+        "no",
+        "Give both columns one `domain` in the configuration to compare or copy them.",
+    ),
+    "no equality": (
+        "no",
+        "Set `equality: true` for the column; the cloud then sees which rows hold equal values.",
+    ),
+    "truncating cast": (
+        "no",
+        "Cast to the type without a length; the column's own length is checked.",
+    ),
+    "statement": ("no", "Use SELECT, INSERT, UPDATE or DELETE on the protected table."),
+    "view": ("no", "Query the protected table itself."),
+    "recursive": ("no", "Recursive queries over protected columns are not handled."),
+    "DEFAULT": ("no", "Send the value; the server cannot compute a sealed one."),
+    "type": ("no", "Declare the type that the configuration names, or change the configuration."),
+    "constraint": (
+        "no",
+        "Only NOT NULL, UNIQUE, PRIMARY KEY and REFERENCES hold on sealed values.",
+    ),
+    "index": ("no", "Only a plain b-tree or hash index on the column itself is possible."),
+    "alter": ("no", "Migrate the column: create a new one and copy through the proxy."),
+}
+
+
+def refuse(rule: str, column: ProtectedColumn | None, what: str, position: int = 0) -> Refusal:
+    """The refusal for a use of a column (or of a statement): 0A000, with what to do instead."""
+    if column is not None:
+        message = f'{what} on protected column "{column.table}.{column.column}" is not supported'
+    else:
+        message = what
+    return Refusal("0A000", message, RULES[rule][1], position)

@@ -1,0 +1,215 @@
+"""From a client's text to a plan: the one way in. Pure; fails closed.
+
+A statement that mentions no watched name is forwarded byte for byte without being parsed. The grammar
+sees the rest: what touches no protected relation is forwarded all the same, what does is rewritten where
+every use of a sealed column is proven, and refused otherwise.
+"""
+
+from collections.abc import Sequence
+
+from proxy.native import Watch
+from proxy.postgres import dml
+from proxy.postgres.ddl import Ddl
+from proxy.postgres.edits import Edits
+from proxy.postgres.grammar import Node, SyntaxProblem, Text, inner, kind
+from proxy.postgres.names import Names
+from proxy.postgres.plan import Effect, Plan, Refusal, SessionContext, StatementPlan
+from proxy.postgres.predicates import refuse
+from proxy.postgres.query import Output, Query, relations_in
+from proxy.postgres.snapshot import Snapshot
+
+_EFFECT_WORDS = (
+    "set", "reset", "begin", "start", "commit", "end", "rollback", "abort", "discard", "create",
+    "alter", "drop", "do", "import", "copy",
+)  # fmt: skip
+_SCHEMA = ("create_", "alter_", "drop_", "rename_", "index_stmt", "view_stmt", "define_", "import_")
+_SETTINGS = ("variable_set_stmt", "discard_stmt", "alter_role_set_stmt")
+_ANALYSED = ("select_stmt", "insert_stmt", "update_stmt", "delete_stmt", "explain_stmt")
+# statements that may name a protected table as they are: they move or show no value
+_HARMLESS = frozenset(
+    {
+        "drop_stmt", "truncate_stmt", "vacuum_stmt", "lock_stmt", "grant_stmt", "comment_stmt",
+        "reindex_stmt", "alter_owner_stmt", "cluster_stmt", "alter_default_privileges_stmt",
+        "create_schema_stmt", "check_point_stmt",
+    }
+)  # fmt: skip
+
+
+class Planner:
+    """Makes plans; keeps the watch list of the last snapshot."""
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self._watch = watch
+        self._for: Snapshot | None = None
+
+    def plan(
+        self, sql: bytes, param_oids: Sequence[int], ctx: SessionContext, snapshot: Snapshot
+    ) -> Plan:
+        """The plan of a text of one or several statements. Refusal."""
+        names = Names(snapshot, ctx)
+        if self._for is not snapshot or self._watch is None:
+            words = names.watched() | set(_EFFECT_WORDS)
+            self._watch = Watch([w.lower().encode() for w in sorted(words)])
+            self._for = snapshot
+        if not self._watch.hit(sql):
+            return Plan((_forwarded(sql, 0, len(sql)),), snapshot.version)
+        sensitive = Watch([w.lower().encode() for w in sorted(names.watched())]).hit(sql)
+        try:
+            text = Text(sql)
+        except (SyntaxProblem, UnicodeDecodeError) as error:
+            if not sensitive:
+                return Plan((_forwarded(sql, 0, len(sql)),), snapshot.version)
+            message = getattr(error, "message", "invalid UTF-8")
+            position = getattr(error, "position", 0)
+            raise Refusal("42601", message, "", position) from None
+        if not text.statements:
+            return Plan((_forwarded(sql, 0, len(sql)),), snapshot.version)
+        if sensitive and not ctx.standard_conforming_strings:
+            raise Refusal(
+                "0A000",
+                "statements on protected tables need standard_conforming_strings = on",
+                "SET standard_conforming_strings = on.",
+            )
+        return Plan(_statements(text, names, param_oids), snapshot.version)
+
+
+def _forwarded(
+    sql: bytes, start: int, end: int, command: str = "", effects: frozenset[Effect] = frozenset()
+) -> StatementPlan:
+    return StatementPlan((sql[start:end],), False, effects=effects, command=command)
+
+
+def _statements(text: Text, names: Names, oids: Sequence[int]) -> tuple[StatementPlan, ...]:
+    plans = []
+    start = 0
+    for i, raw in enumerate(text.statements):
+        last = i + 1 == len(text.statements)
+        end = len(text.sql) if last else _separator_end(text, raw)
+        plans.append(_statement(text, raw.stmt, start, end, names, oids))
+        start = end
+    return tuple(plans)
+
+
+def _separator_end(text: Text, raw: Node) -> int:
+    """Behind the semicolon that follows a statement."""
+    index = text.at(raw.stmt_location + raw.stmt_len)
+    return text.ends[index] if text.word(index) == ";" else text.starts[index]
+
+
+def _statement(
+    text: Text, node: Node, start: int, end: int, names: Names, oids: Sequence[int]
+) -> StatementPlan:
+    which = kind(node)
+    command = which.removesuffix("_stmt").upper().replace("_", " ")
+    effects = _effects(which, node)
+    edits = Edits()
+    try:
+        outputs = _analyse(text, node, which, names, edits)
+    except (AssertionError, IndexError, RecursionError, SyntaxProblem):
+        # an invariant of ours does not hold for this form: then nothing is proven
+        raise refuse("statement", None, "this form of statement") from None
+    if which in _ANALYSED:
+        _all_seen(node, names)
+    sealed = tuple(o.sealed for o in outputs or [])
+    if not edits.any and not any(sealed) and not edits.columns:
+        return _forwarded(text.sql, start, end, command, effects)
+    if not edits.any:
+        # read as it stands: only the answers change
+        segments, params, clients = edits.result(text.sql, start, end, oids)
+        return StatementPlan(
+            (text.sql[start:end],), False, params, clients,
+            sealed if any(sealed) else None, effects, command, frozenset(edits.columns),
+        )  # fmt: skip
+    segments, params, clients = edits.result(text.sql, start, end, oids)
+    return StatementPlan(
+        segments, True, params, clients, sealed if any(sealed) else None, effects, command,
+        frozenset(edits.columns),
+    )  # fmt: skip
+
+
+def _all_seen(node: Node, names: Names) -> None:
+    """The net below the analysis: a protected table that it did not come across is a refusal."""
+    for relation in relations_in(node):
+        key = names.locate(relation.schemaname, relation.relname)
+        if names.protected(key) and relation.location not in names.visited:
+            raise refuse("statement", None, "this use of a protected table", relation.location + 1)
+
+
+def _effects(which: str, node: Node) -> frozenset[Effect]:
+    if which == "transaction_stmt":
+        step = node.transaction_stmt.kind
+        if step in (1, 2):
+            return frozenset({Effect.BEGIN})
+        if step in (3, 4, 8, 9, 10):
+            return frozenset({Effect.END, Effect.SETTINGS_CHANGED})
+        return frozenset({Effect.SETTINGS_CHANGED}) if step == 7 else frozenset()
+    if which in _SETTINGS:
+        return frozenset({Effect.SETTINGS_CHANGED})
+    if which.startswith(_SCHEMA):
+        return frozenset({Effect.SCHEMA_CHANGED})
+    return frozenset()
+
+
+def _analyse(text: Text, node: Node, which: str, names: Names, edits: Edits) -> list[Output] | None:
+    """Records the edits of one statement; its outputs, None where it gives no rows of ours."""
+    query = Query(text, edits, names)
+    statement = inner(node)
+    if which == "select_stmt":
+        return query.select(statement, None)
+    if which == "insert_stmt":
+        return dml.insert(query, statement)
+    if which == "update_stmt":
+        return dml.update(query, statement)
+    if which == "delete_stmt":
+        return dml.delete(query, statement)
+    if which == "explain_stmt":
+        inside = statement.query
+        if kind(inside) in ("select_stmt", "insert_stmt", "update_stmt", "delete_stmt"):
+            _analyse(text, inside, kind(inside), names, edits)
+            return None
+    ddl = Ddl(text, edits, names)
+    if which == "create_stmt":
+        ddl.create_table(statement)
+        return None
+    if which == "index_stmt":
+        ddl.index(statement)
+        return None
+    if which == "alter_table_stmt":
+        ddl.alter_table(statement)
+        return None
+    if which == "rename_stmt":
+        _rename(statement, names)
+        return None
+    _untouched(text, node, which, names)
+    return None
+
+
+def _rename(statement: Node, names: Names) -> None:
+    if not statement.HasField("relation"):
+        return
+    relation = statement.relation
+    sealed = names.protected(names.locate(relation.schemaname, relation.relname))
+    if not sealed:
+        return
+    if not statement.subname or statement.subname in sealed:
+        raise refuse("alter", None, "renaming a protected table or column", 0)
+
+
+def _untouched(text: Text, node: Node, which: str, names: Names) -> None:
+    """Any other statement: forwarded unless it names a protected relation and is not harmless."""
+    if which in _HARMLESS or which in ("transaction_stmt", *_SETTINGS):
+        return
+    for relation in relations_in(node):
+        key = names.locate(relation.schemaname, relation.relname)
+        if names.protected(key):
+            raise refuse("statement", None, f"{_shown(which)} on a protected table")
+        names.entry(key, relation.relname)  # refuses views and children
+    if which in ("do_stmt", "create_function_stmt", "create_trig_stmt", "rule_stmt"):
+        words = names.watched()
+        low = text.sql.decode("utf-8").lower()
+        if any(word.lower() in low for word in words):
+            raise refuse("statement", None, f"{_shown(which)} that names a protected table")
+
+
+def _shown(which: str) -> str:
+    return which.removesuffix("_stmt").replace("_", " ").upper()
