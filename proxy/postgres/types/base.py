@@ -64,12 +64,17 @@ class TypeCodec(ABC):
     def render(self, binary: bytes, ctx: TextContext) -> bytes:
         """The server's text output for the binary send form."""
 
-    def coerce(self, binary: bytes, from_oid: int, typmod: int) -> bytes:
-        """A client's binary parameter of type `from_oid` as this type's binary. DataError."""
+    def coerce(
+        self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
+    ) -> bytes:
+        """A client's binary parameter of type `from_oid` as this type's binary. DataError.
+
+        `ctx` counts where the parameter is text, or moves between local and absolute time.
+        """
         if from_oid == self.oid:
             return self.check(binary, typmod)
         if from_oid in TEXT_LIKE:
-            return self.parse(binary, DEFAULT, typmod)
+            return self.parse(binary, ctx, typmod)
         raise DataError(MISMATCH, f"column is of type {self.name}: cast the parameter to it")
 
     def check(self, binary: bytes, typmod: int) -> bytes:

@@ -1,10 +1,12 @@
 """bytea: hex and escape forms, both ways (PostgreSQL manual, "Binary Data Types")."""
 
+import binascii
 import re
 
 from proxy.postgres.snapshot import BYTEA
 from proxy.postgres.types.base import INVALID_TEXT, DataError, TextContext, TypeCodec
 
+_PAIRS = re.compile(rb"(?:[ \n\t\r]*[0-9a-fA-F]{2})*[ \n\t\r]*")  # blanks between pairs only
 _ESCAPE = re.compile(rb"\\(\\|[0-3][0-7]{2})|\\")
 
 
@@ -13,13 +15,11 @@ class Bytea(TypeCodec):
 
     def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
         if text[:2] == b"\\x":
-            digits = b"".join(text[2:].split())
-            if len(digits) % 2:
-                raise DataError("22023", "invalid hexadecimal data: odd number of digits")
-            try:
-                return bytes.fromhex(digits.decode("ascii"))
-            except ValueError:
-                raise DataError("22023", "invalid hexadecimal digit") from None
+            if _PAIRS.fullmatch(text, 2):
+                return binascii.unhexlify(text[2:].translate(None, b" \n\t\r"))
+            odd = not text[2:].strip(b"0123456789abcdefABCDEF")
+            what = "data: odd number of digits" if odd else "digit"
+            raise DataError("22023", f"invalid hexadecimal {what}")
 
         def unescape(match: re.Match[bytes]) -> bytes:
             if match[1] is None:

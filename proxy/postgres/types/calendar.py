@@ -4,9 +4,11 @@ Day 0 is 2000-01-01. Years are astronomical here (0 is 1 BC).
 """
 
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from functools import cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 _EPOCH = 10957  # days from 1970-01-01 to 2000-01-01
+_CYCLE = 146_097 * 86_400  # seconds in 400 years
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -40,10 +42,16 @@ def weekday(days: int) -> int:
     return (days + 5) % 7
 
 
+@cache
+def _spelling() -> dict[str, str]:
+    """Zone names are case-insensitive for the server."""
+    return {name.lower(): name for name in available_timezones()}
+
+
 def zone(name: str) -> ZoneInfo | None:
     """A named zone; None if there is none of that name."""
     try:
-        return ZoneInfo(name)
+        return ZoneInfo(_spelling().get(name.lower(), name))
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return None
 
@@ -71,5 +79,7 @@ def _clamped(micros: int) -> datetime:
     low, high = -62_135_596_800 + 172_800, 253_402_300_799 - 172_800
     seconds, rest = divmod(micros, 1_000_000)
     seconds += _EPOCH * 86_400
-    clamped = min(max(seconds, low), high)
+    if seconds > high:  # the Gregorian calendar and zone rules repeat every 400 years
+        seconds -= ((seconds - high) // _CYCLE + 1) * _CYCLE
+    clamped = max(seconds, low)
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=clamped, microseconds=rest)

@@ -13,6 +13,7 @@ from proxy.postgres.types import calendar
 from proxy.postgres.types.base import (
     DATETIME_FORMAT,
     DATETIME_OVERFLOW,
+    DEFAULT,
     UNSUPPORTED,
     DataError,
     TextContext,
@@ -29,13 +30,14 @@ _MONTH = {m.lower(): i + 1 for i, m in enumerate(calendar.MONTHS)} | {
     )
 } | {"sept": 9}  # fmt: skip
 _VOLATILE = {"now", "today", "tomorrow", "yesterday", "allballs"}
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d*))?)?\s*(am|pm)?", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d*))?)?\s*(am|pm)?", re.IGNORECASE)
 _ZONE = re.compile(r"(z|utc|gmt|[+-]\d{1,2}(?::?\d{2}(?::?\d{2})?)?|[A-Za-z]+(?:/[A-Za-z_+-]+)+)",
                    re.IGNORECASE)  # fmt: skip
 _ISO = re.compile(r"(\d{4,7})-(\d{1,2})-(\d{1,2})")
+_SLASHED = re.compile(r"(\d{4,7})/(\d{1,2})/(\d{1,2})")
 _COMPACT = re.compile(r"(\d{4})(\d{2})(\d{2})")
 _NUMERIC = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4,7})")
-_NAMED_FIRST = re.compile(r"([A-Za-z]+)\.?\s+(\d{1,2}),?\s+(\d{4,7})")
+_NAMED_FIRST = re.compile(r"([A-Za-z]+)\.?\s+(\d{1,2})(?:\s+|,\s*)(\d{4,7})")
 _NAMED_SECOND = re.compile(r"(\d{1,2})[\s-]([A-Za-z]+)\.?,?[\s-](\d{4,7})")
 _YEAR_NAMED = re.compile(r"(\d{4,7})[\s-]([A-Za-z]+)[\s-](\d{1,2})")
 
@@ -50,11 +52,13 @@ def _style(ctx: TextContext) -> str:
 
 def _date(text: str, ctx: TextContext, bad: DataError, bc: bool) -> int:
     """Day number of the date part. Raises `bad`, or an overflow."""
-    if m := _ISO.fullmatch(text) or _COMPACT.fullmatch(text):
+    if m := _ISO.fullmatch(text) or _SLASHED.fullmatch(text) or _COMPACT.fullmatch(text):
         year, month, day = (int(g) for g in m.groups())
     elif m := _NUMERIC.fullmatch(text):
         one, two, year = int(m[1]), int(m[3]), int(m[4])
-        month, day = (two, one) if _order(ctx) == "DMY" or m[2] == "." else (one, two)
+        if _order(ctx) == "YMD":
+            raise _overflow(bad)
+        month, day = (two, one) if _order(ctx) == "DMY" else (one, two)
     elif (m := _NAMED_FIRST.fullmatch(text)) and m[1].lower() in _MONTH:
         month, day, year = _MONTH[m[1].lower()], int(m[2]), int(m[3])
     elif (m := _NAMED_SECOND.fullmatch(text)) and m[2].lower() in _MONTH:
@@ -109,7 +113,7 @@ def _pieces(text: str) -> tuple[str, str, str, bool]:
         bc, stripped = True, stripped[:-3].rstrip()
     elif stripped[-3:].lower() == " ad":
         stripped = stripped[:-3].rstrip()
-    m = re.search(r"(?<![\d:])\d{1,2}:\d{2}", stripped)
+    m = re.search(r"(?<![\d:])\d{1,2}:\d", stripped)
     if m is None:
         return stripped, "", "", bc
     date = stripped[: m.start()].rstrip()
@@ -120,6 +124,10 @@ def _pieces(text: str) -> tuple[str, str, str, bool]:
     if clock is None:
         return stripped, "", "?", bc
     return date, clock[0].strip(), rest[clock.end() :].strip(), bc
+
+
+class _Displacement(Exception):
+    """An offset beyond 15:59:59."""
 
 
 def _offset(text: str) -> int | None:
@@ -135,6 +143,8 @@ def _offset(text: str) -> int | None:
         else digits.rjust(len(digits) + len(digits) % 2, "0")
     )
     parts = [int(digits[i : i + 2]) for i in range(0, len(digits), 2)]
+    if parts[0] > 15 or max(parts[1:], default=0) > 59:
+        raise _Displacement
     seconds = sum(p * f for p, f in zip(parts, (3600, 60, 1), strict=False))
     return -seconds if text[0] == "-" else seconds
 
@@ -259,10 +269,17 @@ class Timestamp(_Moment):
         micros = _date(date, ctx, bad, bc) * _DAY + (_clock(clock, bad) if clock else 0)
         if self._zoned:
             micros -= self._east(zone, micros, ctx, bad) * 1_000_000
+        elif zone:
+            self._east(zone, micros, ctx, bad)  # read, checked, and of no effect
         return self._packed(micros, typmod, text)
 
     def _east(self, zone: str, local: int, ctx: TextContext, bad: DataError) -> int:
-        seconds = _offset(zone) if zone else None
+        try:
+            seconds = _offset(zone) if zone else None
+        except _Displacement:
+            quoted = bad.message.partition(": ")[2]
+            message = f"time zone displacement out of range: {quoted}"
+            raise DataError("22009", message) from None
         if seconds is not None:
             return seconds
         found = calendar.zone(zone or ctx.time_zone)
@@ -271,6 +288,30 @@ class Timestamp(_Moment):
                 raise DataError("22023", f'time zone "{zone.lower()}" not recognized')
             raise DataError(UNSUPPORTED, f"TimeZone {ctx.time_zone} is not known here: set UTC")
         return calendar.offset_of_local(found, local)
+
+    def coerce(
+        self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
+    ) -> bytes:
+        if from_oid == self.oid or from_oid not in (DATE, TIMESTAMP, TIMESTAMPTZ):
+            return super().coerce(binary, from_oid, typmod, ctx)
+        if from_oid == DATE:
+            (days,) = struct.unpack("!i", DATE_CODEC.check(binary, -1))
+            if days in (2**31 - 1, -(2**31)):
+                return self._infinities["infinity" if days > 0 else "-infinity"]
+            micros = days * _DAY
+        else:
+            super().check(binary, -1)
+            if binary in self._infinities.values():
+                return binary
+            (micros,) = struct.unpack("!q", binary)
+        zone = calendar.zone(ctx.time_zone)
+        if zone is None and (self._zoned or from_oid == TIMESTAMPTZ):
+            raise DataError(UNSUPPORTED, f"TimeZone {ctx.time_zone} is not known here: set UTC")
+        if self._zoned and zone is not None:
+            micros -= calendar.offset_of_local(zone, micros) * 1_000_000
+        elif from_oid == TIMESTAMPTZ and zone is not None:
+            micros += calendar.offset_at(zone, micros)[0] * 1_000_000
+        return self._packed(micros, typmod, b"")
 
     def _packed(self, micros: int, typmod: int, text: bytes) -> bytes:
         micros = _rounded(micros, typmod)

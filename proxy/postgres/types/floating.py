@@ -6,8 +6,9 @@ import struct
 from fractions import Fraction
 
 from proxy import native
-from proxy.postgres.snapshot import FLOAT4, FLOAT8, INT2, INT4, INT8
-from proxy.postgres.types.base import OUT_OF_RANGE, DataError, TextContext, TypeCodec
+from proxy.postgres.snapshot import FLOAT4, FLOAT8
+from proxy.postgres.types.base import DEFAULT, OUT_OF_RANGE, DataError, TextContext, TypeCodec
+from proxy.postgres.types.integer import SIZES
 
 _NUMBER = re.compile(rb"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
 _WORDS = re.compile(rb"\s*[+-]?(?:nan|inf|infinity)\s*", re.IGNORECASE)
@@ -28,7 +29,12 @@ class Float(TypeCodec):
         value = float(text)
         word = _WORDS.fullmatch(text) is not None
         out = self._pack(value, text, word)
-        if not word and value and struct.unpack(self._format, out)[0] == 0:
+        mantissa = re.split(rb"[eE]", text)[0]
+        if (
+            not word
+            and struct.unpack(self._format, out)[0] == 0
+            and mantissa.strip(b" \t\n\r\f\v+-0.")
+        ):
             raise self._range(text)
         return out
 
@@ -81,16 +87,20 @@ class Float(TypeCodec):
         (value,) = struct.unpack(self._format, struct.pack("!" + size, bits))
         return None if math.isinf(value) else Fraction(value)
 
-    def coerce(self, binary: bytes, from_oid: int, typmod: int) -> bytes:
+    def coerce(
+        self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
+    ) -> bytes:
         if from_oid in (FLOAT4, FLOAT8) and from_oid != self.oid:
             if len(binary) != (4 if from_oid == FLOAT4 else 8):
                 return self.check(b"", typmod)
             (value,) = struct.unpack("!f" if from_oid == FLOAT4 else "!d", binary)
             return self._pack(value, repr(value).encode(), math.isinf(value))
-        if from_oid in (INT2, INT4, INT8):
+        if from_oid in SIZES:
+            if len(binary) != SIZES[from_oid]:
+                return self.check(b"", typmod)
             number = float(int.from_bytes(binary, "big", signed=True))
             return self._pack(number, b"", False)
-        return super().coerce(binary, from_oid, typmod)
+        return super().coerce(binary, from_oid, typmod, ctx)
 
     def canonical(self, binary: bytes) -> bytes:
         """8 bytes for both widths; -0 is 0, and there is one NaN."""

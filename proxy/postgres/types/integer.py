@@ -4,13 +4,13 @@ import re
 
 from proxy import native
 from proxy.postgres.snapshot import INT2, INT4, INT8, NUMERIC
-from proxy.postgres.types.base import OUT_OF_RANGE, DataError, TextContext, TypeCodec
+from proxy.postgres.types.base import DEFAULT, OUT_OF_RANGE, DataError, TextContext, TypeCodec
 
 _DECIMAL = re.compile(rb"[ \t\n\r\f\v]*([+-]?[0-9]+(?:_[0-9]+)*)[ \t\n\r\f\v]*")
-_OTHER = re.compile(
+OTHER_BASE = re.compile(
     rb"\s*([+-]?)0(?:[xX]((?:_?[0-9a-fA-F])+)|[oO]((?:_?[0-7])+)|[bB]((?:_?[01])+))\s*"
 )
-_SIZES = {INT2: 2, INT4: 4, INT8: 8}
+SIZES = {INT2: 2, INT4: 4, INT8: 8}
 
 
 class Integer(TypeCodec):
@@ -24,8 +24,11 @@ class Integer(TypeCodec):
     def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
         match = _DECIMAL.fullmatch(text)
         if match is not None:
+            if len(match[1]) > 4000:  # int() refuses long texts; leading zeros count there
+                sign, digits = match[1][:1].strip(b"0123456789"), match[1].lstrip(b"+-0_") or b"0"
+                return self._pack(int(sign + digits) if len(digits) < 30 else 1 << 99, text)
             return self._pack(int(match[1]), text)
-        other = _OTHER.fullmatch(text)
+        other = OTHER_BASE.fullmatch(text)
         if other is None:
             raise self.bad(text)
         base = 16 if other[2] else 8 if other[3] else 2
@@ -35,25 +38,27 @@ class Integer(TypeCodec):
     def render(self, binary: bytes, ctx: TextContext) -> bytes:
         return b"%d" % int.from_bytes(binary, "big", signed=True)
 
-    def coerce(self, binary: bytes, from_oid: int, typmod: int) -> bytes:
-        size = _SIZES.get(from_oid)
+    def coerce(
+        self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
+    ) -> bytes:
+        size = SIZES.get(from_oid)
         if size is not None and from_oid != self.oid:
             if len(binary) != size:
                 return self.check(b"", typmod)
             return self._pack(int.from_bytes(binary, "big", signed=True), b"")
         if from_oid == NUMERIC:
             return self._from_numeric(binary)
-        return super().coerce(binary, from_oid, typmod)
+        return super().coerce(binary, from_oid, typmod, ctx)
 
     def _from_numeric(self, binary: bytes) -> bytes:
-        from decimal import ROUND_HALF_UP, Decimal
+        from decimal import ROUND_HALF_UP
 
         from proxy.postgres.types.numeric import decimal_of
 
         value = decimal_of(binary)
-        if not value.is_finite():
+        if not value.is_finite() or value.adjusted() > 30:
             raise DataError(OUT_OF_RANGE, f"{self.name} out of range")
-        return self._pack(int(value.quantize(Decimal(1), ROUND_HALF_UP)), b"")
+        return self._pack(int(value.to_integral_value(ROUND_HALF_UP)), b"")
 
     def _pack(self, value: int, text: bytes) -> bytes:
         try:

@@ -1,6 +1,7 @@
 """json keeps its text; jsonb has one text for each value: keys by length then bytes, last one wins."""
 
 import json
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -19,20 +20,20 @@ def _refuse(word: str) -> Any:
     raise ValueError(word)
 
 
-def _decoded(text: bytes, codec: TypeCodec) -> Any:
+def _decoded(text: bytes) -> Any:
     try:
         return json.loads(
             _characters(text), parse_int=_Number, parse_float=_Number, parse_constant=_refuse
         )
     except (ValueError, RecursionError):
-        raise DataError("22P02", f"invalid input syntax for type {codec.name}") from None
+        raise DataError("22P02", "invalid input syntax for type json") from None
 
 
 class Json(TypeCodec):
     oid, array_oid, typlen, name = JSON, 199, -1, "json"
 
     def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
-        _decoded(text, self)
+        _decoded(text)
         return text
 
     def render(self, binary: bytes, ctx: TextContext) -> bytes:
@@ -46,7 +47,7 @@ class Jsonb(TypeCodec):
     oid, array_oid, typlen, name = JSONB, 3807, -1, "jsonb"
 
     def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
-        value = _decoded(text, self)
+        value = _decoded(text)
         try:
             return b"\x01" + _shown(value, 0).encode()
         except (RecursionError, UnicodeEncodeError):
@@ -61,11 +62,23 @@ class Jsonb(TypeCodec):
         return self.parse(binary[1:], TextContext(), typmod)
 
 
+def _bounded(value: str) -> Decimal:
+    """The number, if numeric can hold it: checked before an exponent is written out."""
+    power = re.split("[eE]", value)[1:]
+    if power and len(power[0]) > 9:
+        raise DataError("22003", "value overflows numeric format")
+    number = Decimal(value)
+    exponent = number.as_tuple().exponent
+    if number.adjusted() >= 131_072 or not isinstance(exponent, int) or exponent < -16_383:
+        raise DataError("22003", "value overflows numeric format")
+    return number
+
+
 def _shown(value: Any, depth: int) -> str:
     if depth > _MAX_DEPTH:
         raise DataError("54001", "stack depth limit exceeded")
     if isinstance(value, _Number):
-        shown = f"{Decimal(value):f}"
+        shown = f"{_bounded(value):f}"
         return shown[1:] if shown.startswith("-") and not shown.strip("-0.") else shown
     if isinstance(value, str):
         if "\0" in value:

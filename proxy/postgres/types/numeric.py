@@ -9,18 +9,20 @@ import struct
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 from proxy import native
-from proxy.postgres.snapshot import INT2, INT4, INT8, NUMERIC
+from proxy.postgres.snapshot import NUMERIC
 from proxy.postgres.types.base import (
+    DEFAULT,
     INVALID_BINARY,
     OUT_OF_RANGE,
     DataError,
     TextContext,
     TypeCodec,
 )
+from proxy.postgres.types.integer import OTHER_BASE, SIZES
 
 _NUMBER = re.compile(
     rb"\s*([+-]?)(?:([0-9]+(?:_[0-9]+)*)(?:\.((?:[0-9]+(?:_[0-9]+)*)?))?|\.([0-9]+(?:_[0-9]+)*))"
-    rb"(?:[eE]([+-]?[0-9]+))?\s*"
+    rb"(?:[eE]([+-]?[0-9]+(?:_[0-9]+)*))?\s*"
 )
 _SPECIAL = {
     b"nan": 0xC000, b"inf": 0xD000, b"infinity": 0xD000, b"+inf": 0xD000, b"+infinity": 0xD000,
@@ -41,12 +43,14 @@ class Numeric(TypeCodec):
         if match is None:
             special = _SPECIAL.get(text.strip(b" \t\n\r\f\v").lower())
             if special is None:
-                raise self.bad(text)
+                return self._other_base(text, typmod)
             if special != 0xC000 and typmod >= 4:
                 raise DataError(OUT_OF_RANGE, "numeric field overflow")
             return _special(special)
         whole = (match[2] or b"").replace(b"_", b"")
         fraction = (match[3] or match[4] or b"").replace(b"_", b"")
+        if len(match[5] or b"") > 20:
+            raise DataError(OUT_OF_RANGE, "value overflows numeric format")
         exponent = int(match[5] or 0)
         if abs(exponent) > 200_000:
             raise DataError(OUT_OF_RANGE, "value overflows numeric format")
@@ -56,7 +60,19 @@ class Numeric(TypeCodec):
                          exponent - len(fraction)))  # fmt: skip
         return self._pack(value, scale, typmod)
 
+    def _other_base(self, text: bytes, typmod: int) -> bytes:
+        match = OTHER_BASE.fullmatch(text)
+        if match is None:
+            raise self.bad(text)
+        base = 16 if match[2] else 8 if match[3] else 2
+        number = int((match[2] or match[3] or match[4]).replace(b"_", b""), base)
+        if number.bit_length() > 10_000:  # far beyond use; its decimal digits take quadratic time
+            raise DataError(OUT_OF_RANGE, "value overflows numeric format")
+        return self._pack(Decimal(-number if match[1] == b"-" else number), 0, typmod)
+
     def _pack(self, value: Decimal, scale: int, typmod: int) -> bytes:
+        if value and value.adjusted() >= _MAX_DIGITS_BEFORE:
+            raise DataError(OUT_OF_RANGE, "value overflows numeric format")
         if typmod >= 4:
             precision, limit = (typmod - 4) >> 16 & 0xFFFF, (typmod - 4) & 0x7FF
             if limit >= 1024:
@@ -86,10 +102,14 @@ class Numeric(TypeCodec):
             out += b"." + fraction[:scale].ljust(scale, b"0")
         return b"-" + out if sign == _NEGATIVE else out
 
-    def coerce(self, binary: bytes, from_oid: int, typmod: int) -> bytes:
-        if from_oid in (INT2, INT4, INT8):
+    def coerce(
+        self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
+    ) -> bytes:
+        if from_oid in SIZES:
+            if len(binary) != SIZES[from_oid]:
+                return self.check(b"", typmod)
             return self._pack(Decimal(int.from_bytes(binary, "big", signed=True)), 0, typmod)
-        return super().coerce(binary, from_oid, typmod)
+        return super().coerce(binary, from_oid, typmod, ctx)
 
     def check(self, binary: bytes, typmod: int) -> bytes:
         if len(binary) < 8:

@@ -3,6 +3,7 @@
 from proxy import native
 from proxy.postgres.snapshot import BPCHAR, TEXT, VARCHAR
 from proxy.postgres.types.base import (
+    DEFAULT,
     NOT_IN_REPERTOIRE,
     TEXT_LIKE,
     TOO_LONG,
@@ -32,10 +33,12 @@ class Text(TypeCodec):
     def render(self, binary: bytes, ctx: TextContext) -> bytes:
         return binary
 
-    def coerce(self, binary: bytes, from_oid: int, typmod: int) -> bytes:
+    def coerce(
+        self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
+    ) -> bytes:
         if from_oid in TEXT_LIKE:
             return self.check(binary, typmod)
-        return super().coerce(binary, from_oid, typmod)
+        return super().coerce(binary, from_oid, typmod, ctx)
 
     def check(self, binary: bytes, typmod: int) -> bytes:
         _characters(binary)
