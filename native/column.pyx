@@ -23,7 +23,7 @@ cdef enum:
     _HEADER = 51
     _BOUND = 27            # header bytes covered by the AAD: everything before the nonce
     _OVERHEAD = 67
-    _EPOCH_SEALS = 1 << 20
+    _EPOCH_SEALS = 1048576    # 2^20; overflowcheck cannot take an expression here
     _EPOCH_SECONDS = 60
 
 ctypedef struct column_key:
