@@ -3,6 +3,7 @@
 import math
 import re
 import struct
+from decimal import Decimal
 from fractions import Fraction
 
 from proxy import native
@@ -28,6 +29,8 @@ class Float(TypeCodec):
             raise self.bad(text)
         value = float(text)
         word = _WORDS.fullmatch(text) is not None
+        if self.size == 4 and value and not word and math.isfinite(value):
+            value = _to_odd(value, text)
         out = self._pack(value, text, word)
         mantissa = re.split(rb"[eE]", text)[0]
         if (
@@ -108,6 +111,15 @@ class Float(TypeCodec):
         if math.isnan(value):
             return b"\x7f\xf8" + bytes(6)
         return struct.pack("!d", value + 0.0 if value else 0.0)
+
+
+def _to_odd(value: float, text: bytes) -> float:
+    """The neighbour with an odd last bit where `value` is not exact: rounding it once more, to a
+    float4, then gives what strtof gives for the text itself."""
+    exact, near = Decimal(text.strip().decode()), Decimal(value)
+    if exact == near or struct.pack("!d", value)[7] & 1:
+        return value
+    return math.nextafter(value, math.inf if exact > near else -math.inf)
 
 
 def _laid_out(text: str, limit: int) -> bytes:
