@@ -273,6 +273,7 @@ class S3Gateway:
         self._ticker: asyncio.Task[None] | None = None
         self._credentials: dict[str, tuple[str, Principal]] = {}
         self._date = (0, "")
+        self._active = 0
         self._services = Services(
             config,
             Buckets(config.buckets),
@@ -371,8 +372,9 @@ class S3Gateway:
         """Answers `request`; on return the answer is complete, or it is broken off."""
         begun = time.perf_counter()
         operation = "Unknown"
+        self._active += 1
         try:
-            if sum(w.busy for w in self.wires) > self.config.limits.max_requests:
+            if self._active > self.config.limits.max_requests:
                 raise S3Error("SlowDown")
             target = target_of(request, self.config.host_suffix)
             auth = self._authenticate(request, body)
@@ -385,6 +387,7 @@ class S3Gateway:
         except Exception as error:
             self._failed(wire, request, operation, error)
         finally:
+            self._active -= 1
             wire.fed_by(None)
             metrics.s3_requests_total.labels(operation, str(wire.status)).inc()
             log.debug(

@@ -4,8 +4,8 @@ Theory of operation. Bytes arrive in a buffer shared by all connections of the l
 before the callback returns, so nothing is copied on the way to the cipher. A message is a head
 (parsed by httptools, lenient modes off, in one call) and a `Body`. A body has one consumer,
 `pump(sink)`, which is called with slices that are valid only during the call; until there is one,
-reading is held. Reading is held for three reasons, kept as bits: nobody consumes, the peer that the
-bytes go to can't take more, the next message is not wanted yet. Time limits are on progress, never
+reading is held. Reading is held for reasons kept as bits: nobody consumes, the peer that the bytes
+go to can't take more, much of the next message came ahead of its turn. Time limits are on progress, never
 on a whole transfer: `Wire.stalled` compares two looks at the counters.
 """
 
@@ -23,6 +23,7 @@ WRITE_LOW_BYTES = 256 * 1024
 HELD_NO_CONSUMER = 1
 HELD_PEER_FULL = 2
 HELD_NEXT_MESSAGE = 4
+HELD_AHEAD = 8
 
 Sink = Callable[[memoryview], None]
 
@@ -264,9 +265,10 @@ class Wire(asyncio.BufferedProtocol):
                 data = data[self._body.fed(data) :]
                 continue
             if self._held & HELD_NEXT_MESSAGE:
-                if len(self._head) + len(data) > self._max_head + READ_BYTES:
-                    raise BadMessage("too much data ahead of its turn")
+                # A pipelined message waits here; when much of it has come, in the kernel.
                 self._head += data
+                if len(self._head) >= READ_BYTES:
+                    self.hold(HELD_AHEAD)
                 return
             data = self._gather_head(data)
 
@@ -286,7 +288,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def next_message(self) -> None:
         """Lets the next head be read: one that is already here at once."""
-        self._held &= ~HELD_NEXT_MESSAGE
+        self._held &= ~(HELD_NEXT_MESSAGE | HELD_AHEAD)
         if self._head:
             waiting = bytes(self._head)
             self._head.clear()
@@ -308,7 +310,7 @@ class Wire(asyncio.BufferedProtocol):
     def _apply(self) -> None:
         # A held next message still has to notice that the peer leaves, so reading goes on; what
         # comes is kept (bounded) in `_head`.
-        wanted = bool(self._held & (HELD_NO_CONSUMER | HELD_PEER_FULL))
+        wanted = bool(self._held & ~HELD_NEXT_MESSAGE)
         if wanted == self._paused or self.closed or self.transport.is_closing():
             return
         self._paused = wanted
