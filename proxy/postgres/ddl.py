@@ -186,11 +186,13 @@ class Ddl:
         if constraint.contype == _FOREIGN:
             if len(named) != 1:
                 raise refuse("constraint", touched[0], "a reference of several columns")
-            text = b"FOREIGN KEY (" + quoted(touched[0].index_column) + b") "
-            name = b"CONSTRAINT " + quoted(constraint.conname) + b" " if constraint.conname else b""
+            key = b"FOREIGN KEY (" + quoted(touched[0].index_column) + b") "
+            label = (
+                b"CONSTRAINT " + quoted(constraint.conname) + b" " if constraint.conname else b""
+            )
             end = self._constraint_end(constraint)
             start = constraint.location
-            self.edits.replace(start, end, name + text + self._reference(constraint, touched[0]))
+            self.edits.replace(start, end, label + key + self._reference(constraint, touched[0]))
             return
         for column in touched:
             if not column.equality:

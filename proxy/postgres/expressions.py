@@ -5,6 +5,7 @@ by name let one through. `value()` says whether an expression is a sealed value 
 `plain()` requires that it is none and contains none in a place that is not handled.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from proxy.errors import ConfigError
@@ -239,7 +240,7 @@ class Expressions:
     def _select_stmt(self, statement: Node, scope: Scope, node: Node) -> None:
         self._no_sealed(self.query.select(statement, scope))
 
-    def _no_sealed(self, outputs: "list[object]") -> None:
+    def _no_sealed(self, outputs: "Sequence[object]") -> None:
         for output in outputs:
             sealed = getattr(output, "sealed", None)
             if sealed is not None:
@@ -288,6 +289,7 @@ class Expressions:
         self.tag_of(link.testexpr, scope, column)
         inside = outputs[0]
         assert inside.scope is not None
+        assert inside.sealed is not None
         self.tag_of(inside.node, inside.scope, inside.sealed)
 
     def _same_domain(self, one: ProtectedColumn, other: ProtectedColumn) -> None:

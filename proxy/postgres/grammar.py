@@ -38,8 +38,8 @@ class Text:
             raise SyntaxProblem(str(getattr(error, "message", error)), position) from None
         comments = {275, 276}  # SQL_COMMENT, C_COMMENT
         kept = [t for t in tokens if t.token not in comments]
-        self.starts = [t.start for t in kept]
-        self.ends = [t.end for t in kept]
+        self.starts: list[int] = [t.start for t in kept]
+        self.ends: list[int] = [t.end for t in kept]
 
     def word(self, index: int) -> str:
         """The token's text in lower case; empty behind the last."""
