@@ -27,7 +27,7 @@ def check(
         return
     typer.echo(f"{config}: sound")
     for finding in leaks:
-        typer.echo(f"  {finding}")
+        typer.echo(f"  {finding.column}: {finding.text}")
 
 
 def vars_of(finding: object) -> dict[str, str]:
@@ -49,7 +49,7 @@ def checked(path: Path) -> Config:
             resolve(column.type)
         except ConfigError as error:
             problems.append(f"{path}: postgres.columns.{i}.type: {error}")
-    problems += [f"{path}: {finding}" for finding in refusals(columns)]
+    problems += [f"{path}: {f.column}: {f.text}" for f in refusals(columns)]
     if problems:
         raise ConfigError("\n".join(problems))
     return loaded

@@ -121,6 +121,7 @@ class Stack:
                 "type": kind,
                 "ring": "app",
                 "equality": equality,
+                "acknowledge": ["equality-low-cardinality"] if equality else [],
             }
 
         columns = [column("people", n, t, e) for n, (t, e) in PEOPLE.items()]
