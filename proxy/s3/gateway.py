@@ -440,6 +440,8 @@ def _answer_to(error: Exception) -> tuple[S3Error, str | None]:
         return S3Error("ServiceUnavailable", "A key is not available now. Please retry."), "warning"
     if isinstance(error, IntegrityError | native.OpenFailed):
         return S3Error("XAmzSealgateIntegrity"), "error"
+    if isinstance(error, native.ArenaFull):
+        return S3Error("SlowDown"), "warning"
     if isinstance(error, Unsupported):
         return S3Error("NotImplemented", str(error)), None
     if isinstance(error, OriginFailed):

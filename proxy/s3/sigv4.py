@@ -207,6 +207,7 @@ def _credential(credential: str, error: str) -> tuple[str, str, str, str]:
     return parts[0], "/".join(parts[1:]), parts[1], parts[2]
 
 
+@lru_cache(maxsize=64)
 def _parse_timestamp(text: str, error: str) -> datetime:
     try:
         if len(text) != 16:

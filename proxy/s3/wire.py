@@ -5,8 +5,8 @@ before the callback returns, so nothing is copied on the way to the cipher. A me
 (parsed by httptools, lenient modes off, in one call) and a `Body`. A body has one consumer,
 `pump(sink)`, which is called with slices that are valid only during the call; until there is one,
 reading is held. Reading is held for reasons kept as bits: nobody consumes, the peer that the bytes
-go to can't take more, much of the next message came ahead of its turn. Time limits are on progress, never
-on a whole transfer: `Wire.stalled` compares two looks at the counters.
+go to can't take more, much of the next message came ahead of its turn. Time limits are on progress,
+never on a whole transfer: `Wire.stalled` compares two looks at the counters.
 """
 
 import asyncio

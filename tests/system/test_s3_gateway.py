@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from botocore.exceptions import ClientError, IncompleteReadError, ResponseStreamingError
 from urllib3.exceptions import IncompleteRead, ProtocolError
@@ -335,11 +336,53 @@ def test_presigned_urls_work_until_changed(s3: Any, gateway: Gateway, version: s
     assert s3.get_object(Bucket=BUCKET, Key="linked")["Body"].read() == b"new"
 
 
+class Endless:
+    """A body of `size` bytes that is never in memory."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._at, self._block = size, 0, os.urandom(1 << 20)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, wanted: int = -1) -> bytes:
+        begin = self._at % len(self._block)
+        left = self._size - self._at
+        piece = self._block[begin : begin + (left if wanted < 0 else min(wanted, left))]
+        self._at += len(piece)
+        return piece
+
+    def seek(self, to: int, whence: int = 0) -> int:
+        self._at = (0, self._at, self._size)[whence] + to
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_object(s3: Any) -> None:
+    process = psutil.Process()
+
+    def transfer(size: int) -> int:
+        s3.put_object(Bucket=BUCKET, Key="endless", Body=Endless(size))
+        body, seen, most = s3.get_object(Bucket=BUCKET, Key="endless")["Body"], 0, 0
+        while piece := body.read(1 << 20):
+            seen += len(piece)
+            most = max(most, process.memory_info().rss)
+        assert seen == size
+        return most
+
+    small = transfer(16 * 2**20)
+    assert transfer(512 * 2**20) - small < 24 * 2**20
+
+
 def test_rclone_and_aws_cli_write_list_and_read(gateway: Gateway, s3: Any, tmp_path: Path) -> None:
     tools = Path(os.sys.executable).parent  # type: ignore[attr-defined]
     (tmp_path / "in").mkdir()
     for name, size in [("small", 10), ("large", 12 * 2**20 + 1)]:
         (tmp_path / "in" / name).write_bytes(os.urandom(size))
+        os.utime(tmp_path / "in" / name, (1e9, 1e9))  # sync compares times in seconds
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
