@@ -18,6 +18,7 @@ from proxy.config.model import (
     S3Credential,
     S3Limits,
     SecretRef,
+    TlsServer,
 )
 from proxy.errors import AccessDenied, KeyUnavailable
 from proxy.keys.handles import RingKeys, RingVersionKey
@@ -70,13 +71,21 @@ class Keys:
 class Gateway:
     """Runs until `stop`; `endpoint` is where clients go."""
 
-    def __init__(self, origin: str, access_key: str, secret_key: str, **limits: Any) -> None:
+    def __init__(
+        self,
+        origin: str,
+        access_key: str,
+        secret_key: str,
+        tls: TlsServer | None = None,
+        **limits: Any,
+    ) -> None:
         self.keys = Keys()
         self._secrets = {"CLIENT": "client-secret", "OA": access_key, "OS": secret_key}
         keys = {"access_key": SecretRef(env="OA"), "secret_key": SecretRef(env="OS")}
         config = S3Config(
             listen=Address(),
             host_suffix="s3.test",
+            tls=tls,
             credentials=(
                 S3Credential(access_key="CLIENT", secret=SecretRef(env="CLIENT"), principal="app"),
             ),
@@ -97,7 +106,8 @@ class Gateway:
         self._thread.start()
         self.run(self.gateway.start)
         self.port = self.gateway.address[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        scheme = "http" if self.gateway.config.tls is None else "https"
+        self.endpoint = f"{scheme}://127.0.0.1:{self.port}"
         return self
 
     def stop(self) -> None:

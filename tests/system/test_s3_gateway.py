@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import psutil
 import pytest
+import trustme
 from botocore.exceptions import ClientError, IncompleteReadError, ResponseStreamingError
 from urllib3.exceptions import IncompleteRead, ProtocolError
 
+from proxy.config.model import TlsServer
 from proxy.crypto.envelope import METADATA_NAME
 from tests.parts.s3_gateway import Gateway, client
 from tests.parts.seaweed import Seaweed
@@ -334,6 +337,36 @@ def test_presigned_urls_work_until_changed(s3: Any, gateway: Gateway, version: s
         urllib.request.Request(put, b"new", {"Content-Type": ""}, method="PUT")
     ).close()
     assert s3.get_object(Bucket=BUCKET, Key="linked")["Body"].read() == b"new"
+
+
+def test_boto3_over_tls_sends_trailers_and_is_served(
+    weed: Seaweed, s3: Any, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    tls = TlsServer(cert_file=str(tmp_path / "server.pem"), key_file=str(tmp_path / "server.pem"))
+    running = Gateway(weed.endpoint, weed.access_key, weed.secret_key, tls).start()
+    try:
+        made = boto3.client(
+            "s3",
+            endpoint_url=running.endpoint,
+            aws_access_key_id="CLIENT",
+            aws_secret_access_key="client-secret",
+            region_name="us-east-1",
+            verify=str(tmp_path / "ca.pem"),
+        )
+        for size in (0, 11, 3 * 2**20 + 1, 20 * 2**20):
+            data, into = os.urandom(size), io.BytesIO()
+            put = made.put_object(Bucket=BUCKET, Key="tls", Body=data)
+            assert put["ChecksumCRC32"]
+            assert made.get_object(Bucket=BUCKET, Key="tls")["Body"].read() == data
+            made.upload_fileobj(io.BytesIO(data), BUCKET, "tls-multi")
+            made.download_fileobj(BUCKET, "tls-multi", into)
+            assert into.getvalue() == data
+    finally:
+        running.stop()
 
 
 class Endless:
