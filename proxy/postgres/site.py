@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from proxy.config.model import PostgresConfig
-from proxy.crypto import kdf
+from proxy.crypto.column import Canonical, column_codec
 from proxy.errors import KeyUnavailable
 from proxy.metrics import (
     pg_plan_cache_hits_total,
@@ -27,8 +27,8 @@ from proxy.postgres.types.registry import codec_for
 from proxy.postgres.upstream import Upstream
 
 if TYPE_CHECKING:
-    from proxy.postgres.rewrite import Planner
     from proxy.keys.service import KeyService, RingKeys
+    from proxy.postgres.rewrite import Planner
 
 _PlanKey = tuple[bytes, tuple[int, ...], SessionContext, int]
 _passthrough = pg_statements_total.labels("passthrough")
@@ -141,20 +141,17 @@ def _codec(ring: RingKeys, column: ProtectedColumn) -> ColumnCodec:
     if not ring.alive:
         raise KeyUnavailable("the ring's keys were wiped")
     kind = codec_for(column.type.oid)
-    codec = ColumnCodec(
-        column.domain.encode(),
+    canonical = Canonical(kind.canonical_kind, kind.canonical)
+    codec = column_codec(
+        [(v.handle, v.state == "active") for v in ring.versions],
+        column.domain,
         column.type.oid,
         column.equality,
         column.transform_id,
         column.pad_to_bytes,
-        kind.canonical_kind,
-        kind.canonical,
+        canonical,
     )
-    for version in ring.versions:
-        seal = ring.adopt(kdf.column_key(version.handle, column.domain, "seal"))
-        equality = None
-        if column.equality:
-            equality = ring.adopt(kdf.column_key(version.handle, column.domain, "equality"))
-        codec.add_key(kdf.column_key_id(seal), seal, equality, version.state == "active")
+    for handle in codec.handles:
+        ring.adopt(handle)
     ring.derived[column] = codec
     return codec
