@@ -139,6 +139,9 @@ class Connection(asyncio.Protocol):
         except (WireError, Malformed, SealgateError) as error:
             self._protocol_error(error)
             return
+        except Exception as error:
+            self._broken(error)
+            return
         self._pump()
 
     # ---- start-up ------------------------------------------------------------------------------
@@ -243,6 +246,9 @@ class Connection(asyncio.Protocol):
         except (WireError, Malformed, SealgateError) as error:
             self._protocol_error(error)
             return
+        except Exception as error:
+            self._broken(error)
+            return
         self._pump()
 
     def _same_certificate(self, leg: ServerLeg) -> bool:
@@ -263,6 +269,9 @@ class Connection(asyncio.Protocol):
             session.receive_server(data)
         except (WireError, Malformed, SealgateError) as error:
             self._protocol_error(error)
+            return
+        except Exception as error:
+            self._broken(error)
             return
         self._pump()
 
@@ -306,6 +315,10 @@ class Connection(asyncio.Protocol):
             self._task = None
             self._protocol_error(error)
             return
+        except Exception as error:
+            self._task = None
+            self._broken(error)
+            return
         self._task = None
         self._pump()
 
@@ -344,6 +357,18 @@ class Connection(asyncio.Protocol):
             self._fatal(sqlstate.CONNECTION_FAILURE, "the server broke the protocol")
         else:
             self._fatal(sqlstate.PROTOCOL_VIOLATION, str(error))
+
+    def _broken(self, error: Exception) -> None:
+        """An invariant of ours does not hold: this connection ends, and never hangs.
+
+        Only the place is logged: a traceback's variables could hold a client's values.
+        """
+        at = error.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        where = f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}" if at is not None else ""
+        log.error("postgres.session_failed", error=type(error).__name__, where=where)
+        self._fatal(sqlstate.INTERNAL_ERROR, "internal error in the proxy")
 
     def _fatal(self, code: str, message: str) -> None:
         if self.transport is not None and not self._closing:

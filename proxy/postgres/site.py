@@ -17,7 +17,7 @@ from proxy.metrics import (
     pg_plan_cache_misses_total,
     pg_statements_total,
 )
-from proxy.native import ColumnCodec
+from proxy.native import CANON_CALL, ColumnCodec
 from proxy.policy.model import Action, Principal, Resource
 from proxy.postgres import catalog
 from proxy.postgres.needs import Need, SnapshotWanted, Use
@@ -141,7 +141,8 @@ def _codec(ring: RingKeys, column: ProtectedColumn) -> ColumnCodec:
     if not ring.alive:
         raise KeyUnavailable("the ring's keys were wiped")
     kind = codec_for(column.type.oid)
-    canonical = Canonical(kind.canonical_kind, kind.canonical)
+    call = kind.canonical if kind.canonical_kind == CANON_CALL else None
+    canonical = Canonical(kind.canonical_kind, call)
     codec = column_codec(
         [(v.handle, v.state == "active") for v in ring.versions],
         column.domain,
