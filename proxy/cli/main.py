@@ -46,10 +46,11 @@ def top(
 
 
 def _commands() -> None:
-    from proxy.cli import check, serve
+    from proxy.cli import check, demo, serve
 
     app.command()(serve.serve)
     app.command()(check.check)
+    app.command()(demo.demo)
     from proxy.cli.keys import app as keys
 
     app.add_typer(keys, name="keys")
