@@ -91,7 +91,9 @@ class Show:
             c.execute("CREATE INDEX people_email ON people (email)")
             with c.transaction(), c.cursor() as cursor:
                 cursor.executemany("INSERT INTO people VALUES (%s, %s, %s, %s, %s)", self.people)
-            back = c.execute("SELECT id, name, email, born, card FROM people ORDER BY id").fetchall()
+            back = c.execute(
+                "SELECT id, name, email, born, card FROM people ORDER BY id"
+            ).fetchall()
         expect(back == self.people, f"{len(back)} rows came back, and not the same")
         with psycopg.connect(self.stand.dsn(False), autocommit=True) as c:
             c.execute("ANALYZE people")
@@ -111,7 +113,9 @@ class Show:
             body = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
             same = hashlib.sha256(body).digest() == hashlib.sha256(document(size)).digest()
             expect(same, f"{key} came back changed")
-        return Seen(f"{len(_SIZES)} files up to {max(_SIZES) >> 20} MiB, each the same, sizes exact")
+        return Seen(
+            f"{len(_SIZES)} files up to {max(_SIZES) >> 20} MiB, each the same, sizes exact"
+        )
 
     def side_by_side(self) -> Seen:
         query = "SELECT id, name, email, born, card FROM people WHERE id <= 3 ORDER BY id"
@@ -173,7 +177,9 @@ class Show:
             ]
         expect(any("Index" in p for p in plan), f"the plan is {plan}")
         short = [p if len(p) < 90 else p[:87] + "…" for p in plan]
-        return Seen(f"{who[2]}: 1 row", {"EXPLAIN on the server": [["plan"], *([p] for p in short)]})
+        return Seen(
+            f"{who[2]}: 1 row", {"EXPLAIN on the server": [["plan"], *([p] for p in short)]}
+        )
 
     def ranges(self) -> Seen:
         s3, size = self.stand.s3(True), 5_000_001

@@ -118,12 +118,12 @@ def inconsistencies(config: Config) -> list[tuple[Path_, str]]:
             if key in keys[:i]:
                 found.append((("s3", "credentials", i, "access_key"), "is there twice; keep one"))
     if config.postgres:
-        names = [c.column for c in config.postgres.columns]
-        for i, name in enumerate(names):
+        columns = [c.column for c in config.postgres.columns]
+        for i, name in enumerate(columns):
             at = ("postgres", "columns", i, "column")
             if name.count(".") != 2:
                 found.append((at, f"{name!r} is not schema.table.column; write all three parts"))
-            if name in names[:i]:
+            if name in columns[:i]:
                 found.append((at, f"{name} is there twice; keep one"))
     if not (config.postgres or config.s3):
         found.append(((), "neither `postgres:` nor `s3:`; write at least one of them"))

@@ -51,6 +51,6 @@ class Admin:
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, self._of.metrics_dir)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, self._of.metrics_dir)
         text = generate_latest(registry)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})

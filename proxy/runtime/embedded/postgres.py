@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from proxy.runtime.embedded.ports import free_port, wait_until_open
 
@@ -108,7 +109,7 @@ class Postgres:
             shutil.copytree(tree, copy, symlinks=True)
         return copy
 
-    def _as_user(self) -> dict[str, object]:
+    def _as_user(self) -> dict[str, Any]:
         if self._uid is None:
             return {}
         return {"user": self._uid, "group": self._uid, "extra_groups": []}
