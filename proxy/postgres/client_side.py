@@ -35,7 +35,7 @@ from proxy.postgres.messages import (
     kind_and_name,
 )
 from proxy.postgres.needs import Wait
-from proxy.postgres.plan import Effect, Plan, Refusal, StatementPlan, Use
+from proxy.postgres.plan import Effect, Plan, Refusal, StatementPlan, UnknownColumns, Use
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
 from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY
 from proxy.postgres.statements import Names, Portal, Statement, Uncertain
@@ -291,7 +291,12 @@ class ClientSide:
                 sql.decode()
             except UnicodeDecodeError:
                 text = sql.decode("latin-1").encode()
-        plan = session.site.plan(text, oids, session.context, session.snapshot)
+        try:
+            plan = session.site.plan(text, oids, session.context, session.snapshot)
+        except UnknownColumns:
+            session.look_again(sql)
+            raise
+        session.looked_again = False
         if not plan.transparent:
             if text is not sql and text != sql:
                 raise _encoding(session.settings.client_encoding)

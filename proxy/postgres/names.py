@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from proxy.postgres.plan import Refusal, SessionContext
+from proxy.postgres.plan import Refusal, SessionContext, UnknownColumns
 from proxy.postgres.snapshot import ProtectedColumn, Relation, Snapshot
 
 
@@ -120,7 +120,7 @@ class Names:
         if found is None:
             if not sealed:
                 return Entry(alias, None)
-            raise Refusal(
+            raise UnknownColumns(
                 "0A000",
                 f'the columns of protected relation "{key[1]}" are not known yet',
                 "It does not exist, or its creation is not committed.",

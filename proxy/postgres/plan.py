@@ -107,6 +107,11 @@ class Refusal(Exception):
         self.position = position
 
 
+class UnknownColumns(Refusal):
+    """A protected relation whose columns our view of the schema does not have (yet): it may have been
+    created through another worker. Worth one refresh before it is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionContext:
     """What changes the meaning of a text: part of the plan cache's key."""

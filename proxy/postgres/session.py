@@ -75,6 +75,7 @@ class Session:
         self._granted: dict[Use, ColumnCodec] = {}
         self._local: Snapshot | None = None  # schema as an open transaction sees it
         self._schema_stale = False
+        self.looked_again = False
 
     # ---- bytes ---------------------------------------------------------------------------------
     def receive_client(self, data: bytes) -> None:
@@ -305,6 +306,15 @@ class Session:
             self._inject("settings", settings_module.QUERY, False)
         if self._message is None:
             self._run_client()
+
+    def look_again(self, sql: bytes) -> None:
+        """Reads the schema anew, once for a message. Raises Wait; returns when it was done already."""
+        if self.looked_again:
+            self.looked_again = False
+            return
+        self.looked_again = True
+        self.schema_changed()
+        self.current_enough(sql)
 
     def schema_changed(self) -> None:
         self._schema_stale = True
