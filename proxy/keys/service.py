@@ -75,6 +75,7 @@ class KeyService:
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self._absent: dict[str, float] = {}
         self._checked: dict[str, float] = {}
+        self._retry_from: dict[str, float] = {}
         self._used: Counter[tuple[Principal, Resource, Action]] = Counter()
         self._background: list[asyncio.Task[None]] = []
         self._up: bool | None = None
@@ -97,7 +98,7 @@ class KeyService:
             return None
         self._used[(principal, resource, action)] += 1
         metrics.key_cache_hits_total.inc()
-        if self._cache.wants_refresh(resource.ring):
+        if self._cache.wants_refresh(resource.ring) and self._may_retry(resource.ring):
             self._flight(resource.ring)
         return keys
 
@@ -253,18 +254,28 @@ class KeyService:
     def _landed(self, ring: str, task: asyncio.Task[RingKeys]) -> None:
         self._flights.pop(ring, None)
         if not task.cancelled() and (error := task.exception()) is not None:
+            self._retry_from[ring] = self._clock() + _RECHECK_SECONDS
             self._log.warning("ring was not fetched", ring=ring, error=str(error))
+
+    def _may_retry(self, ring: str) -> bool:
+        """Not at once after a failed renewal: while a token is away, every hit would try again."""
+        return self._clock() >= self._retry_from.get(ring, float("-inf"))
 
     async def _await_flight(self, ring: str) -> RingKeys:
         if self._clock() < self._absent.get(ring, float("-inf")):
             raise KeyUnavailable(f"there is no ring {ring}")
+        flight = self._flight(ring)
         try:
             # Shielded: one waiter's cancellation or time-out must not take the key from others.
-            return await asyncio.wait_for(asyncio.shield(self._flight(ring)), self._wait_seconds)
+            return await asyncio.wait_for(asyncio.shield(flight), self._wait_seconds)
         except TimeoutError:
             raise KeyUnavailable(
                 f"the keys of ring {ring} did not come within {self._wait_seconds:g} s"
             ) from None
+        except asyncio.CancelledError:
+            if not flight.cancelled():  # it is the waiter who was cancelled
+                raise
+            raise KeyUnavailable("the key service is closed") from None
 
     async def _fetch(self, ring: str) -> RingKeys:
         async with self._slots:

@@ -48,6 +48,9 @@ class Finding:
     text: str
     refused: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.column}: {self.code}: {self.text}"
+
 
 def findings(columns: Sequence[ColumnConfig]) -> list[Finding]:
     """Everything that the configured columns leak, in the order of the configuration."""

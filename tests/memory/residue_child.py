@@ -21,6 +21,7 @@ from proxy.errors import IntegrityError
 from proxy.keys import build
 from proxy.keys import ring as rings
 from proxy.keys.record import Subject, ring_context
+from proxy.keys.service import KeyService
 from proxy.policy.model import Action, Principal, Resource
 
 DOMAIN = "shop.public.people.email"
@@ -87,7 +88,7 @@ async def hold(keys: KeysConfig) -> None:
     await service.close()
 
 
-async def _stay_used(service: build.KeyService, ask: tuple[Principal, Resource, Action]) -> None:
+async def _stay_used(service: KeyService, ask: tuple[Principal, Resource, Action]) -> None:
     while True:
         service.ring_keys_now(*ask)
         await asyncio.sleep(0.2)

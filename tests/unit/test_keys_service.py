@@ -219,8 +219,10 @@ async def test_a_refresh_that_fails_lets_keys_work_until_their_limit(house: Hous
     house.now = 1089.5
     assert service.ring_keys_now(APP, EMAIL, Action.OPEN) is keys
     await settled(lambda: house.provider.unwraps == 2 and not service._flights)
-    assert service.ring_keys_now(APP, EMAIL, Action.OPEN) is keys
-    await settled(lambda: not service._flights)
+    for _ in range(100):
+        assert service.ring_keys_now(APP, EMAIL, Action.OPEN) is keys
+        await asyncio.sleep(0)
+    assert house.provider.unwraps == 2, "not every hit tries again"
     house.now = 1101
     assert service.ring_keys_now(APP, EMAIL, Action.OPEN) is None
     assert not keys.alive
@@ -397,7 +399,7 @@ async def test_closing_wipes_what_is_cached_and_what_is_on_its_way(house: House)
     await settled(lambda: house.provider.unwraps == 2)
     await service.close()
     house.provider.gate.set()
-    with pytest.raises((KeyUnavailable, asyncio.CancelledError)):
+    with pytest.raises(KeyUnavailable):
         await flight
     assert not keys.alive
     assert not any(h.alive for h in house.provider.given)
