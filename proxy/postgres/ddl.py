@@ -54,6 +54,7 @@ class Ddl:
     def create_table(self, statement: Node) -> bool:
         """Whether it names a protected table; then the edits are made."""
         sealed = self._target(statement.relation)
+        self._no_copies(statement)
         if not sealed:
             return self._references(statement.table_elts)
         if statement.relation.relpersistence == "t":
@@ -74,6 +75,16 @@ class Ddl:
             else:
                 raise refuse("statement", None, "LIKE in a protected table")
         return True
+
+    def _no_copies(self, statement: Node) -> None:
+        """LIKE and INHERITS of a protected table would make columns that nobody protects."""
+        sources = [n.range_var for n in statement.inh_relations]
+        for node in statement.table_elts:
+            if kind(node) == "table_like_clause":
+                sources.append(node.table_like_clause.relation)
+        for source in sources:
+            if self._target(source):
+                raise refuse("statement", None, "LIKE or INHERITS of a protected table")
 
     def column(self, definition: Node, column: ProtectedColumn, added: bool = False) -> None:
         """Rewrites one column definition; `added`: of ALTER TABLE ADD COLUMN."""
@@ -269,6 +280,15 @@ class Ddl:
     def alter_table(self, statement: Node) -> bool:
         """ALTER TABLE: columns are added and dropped with their tags; other changes are refused."""
         sealed = self._target(statement.relation)
+        for node in statement.cmds:
+            other = getattr(node.alter_table_cmd, "def")
+            named = None
+            if kind(other) == "range_var":  # INHERIT
+                named = other.range_var
+            elif kind(other) == "partition_cmd":
+                named = other.partition_cmd.name
+            if named is not None and (sealed or self._target(named)):
+                raise refuse("statement", None, "inheritance of a protected table")
         if not sealed:
             return False
         touched = False

@@ -20,6 +20,7 @@ from proxy.postgres.types.registry import resolve
 if TYPE_CHECKING:
     from proxy.postgres.query import Query
 
+SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 _COUNT = (["count"], ["pg_catalog", "count"])
 _FAMILIES = (
     frozenset({25, 1043, 1042}),
@@ -91,6 +92,10 @@ class Expressions:
                 raise hidden(parts[-1])
             named = [f for f in entry.fields if f.name == parts[-1]]
             if not named:
+                if entry.protected and parts[-1] not in SYSTEM_COLUMNS:
+                    # `t.f` may also mean f(t): a whole row in disguise
+                    message = f'column "{parts[-2]}.{parts[-1]}" does not exist'
+                    raise Refusal("42703", message, "", max(ref.location, 0) + 1)
                 return None
             found = named[0]
         return (found.sealed, found.base) if found.sealed else None

@@ -70,7 +70,10 @@ class Planner:
                 "statements on protected tables need standard_conforming_strings = on",
                 "SET standard_conforming_strings = on.",
             )
-        return Plan(_statements(text, names, param_oids), snapshot.version)
+        plans = _statements(text, names, param_oids)
+        if sensitive and len(plans) > 1:
+            _in_order(text, plans, names)
+        return Plan(plans, snapshot.version)
 
 
 def _forwarded(
@@ -88,6 +91,25 @@ def _statements(text: Text, names: Names, oids: Sequence[int]) -> tuple[Statemen
         plans.append(_statement(text, raw.stmt, start, end, names, oids))
         start = end
     return tuple(plans)
+
+
+def _in_order(text: Text, plans: Sequence[StatementPlan], names: Names) -> None:
+    """A statement was planned with the settings and the schema of before the text: one that names a
+    protected table cannot follow, in the same text, another that changes them."""
+    watch = Watch([w.lower().encode() for w in sorted(names.watched())])
+    changed = False
+    start = 0
+    for i, plan in enumerate(plans):
+        last = i + 1 == len(plans)
+        end = len(text.sql) if last else _separator_end(text, text.statements[i])
+        if changed and watch.hit(text.sql[start:end]):
+            raise Refusal(
+                "0A000",
+                "a protected table is named after a change of settings or schema in the same text",
+                "Send the statements one by one.",
+            )
+        changed = changed or bool({Effect.SETTINGS_CHANGED, Effect.SCHEMA_CHANGED} & plan.effects)
+        start = end
 
 
 def _separator_end(text: Text, raw: Node) -> int:
@@ -185,8 +207,14 @@ def _analyse(text: Text, node: Node, which: str, names: Names, edits: Edits) -> 
 
 
 def _rename(statement: Node, names: Names) -> None:
+    schemas = {schema for schema, _, _ in names.snapshot.protected}
+    tables = {table for _, table, _ in names.snapshot.protected}
     if not statement.HasField("relation"):
+        if {statement.subname, statement.newname} & schemas:
+            raise refuse("alter", None, "renaming to or from the schema of a protected table")
         return
+    if not statement.subname and statement.newname in tables:
+        raise refuse("alter", None, "renaming a table to a protected table's name")
     relation = statement.relation
     sealed = names.protected(names.locate(relation.schemaname, relation.relname))
     if not sealed:
@@ -199,6 +227,13 @@ def _untouched(text: Text, node: Node, which: str, names: Names) -> None:
     """Any other statement: forwarded unless it names a protected relation and is not harmless."""
     if which in _HARMLESS or which in ("transaction_stmt", *_SETTINGS):
         return
+    if which == "alter_object_schema_stmt":
+        moved = (
+            node.alter_object_schema_stmt.newschema,
+            node.alter_object_schema_stmt.relation.relname,
+        )
+        if names.protected(moved):
+            raise refuse("alter", None, "moving a table to a protected table's name")
     for relation in relations_in(node):
         key = names.locate(relation.schemaname, relation.relname)
         if names.protected(key):

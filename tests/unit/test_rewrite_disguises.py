@@ -1,0 +1,76 @@
+"""Ways to reach, copy or take the name of a protected table that must be refused."""
+
+import pytest
+
+from proxy.postgres.plan import Refusal, SessionContext
+from proxy.postgres.rewrite import Planner
+from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, Snapshot
+from proxy.postgres.types.registry import resolve
+
+EMAIL = ProtectedColumn(
+    "public", "people", "email", "db.public.people.email", resolve("text"), "app", True
+)
+
+
+def relation(name: str, *columns: str) -> Relation:
+    return Relation("public", name, "r", tuple(Column(c, 25) for c in columns))
+
+
+SNAPSHOT = Snapshot(
+    1,
+    "db",
+    {
+        ("public", "people"): relation("people", "id", "email", "email__bx"),
+        ("public", "plain"): relation("plain", "a", "b"),
+    },
+    {("public", "people", "email"): EMAIL},
+    frozenset({"public"}),
+)
+
+
+def plan(sql: str) -> object:
+    return Planner().plan(sql.encode(), (), SessionContext("db", "app"), SNAPSHOT)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER TABLE plain RENAME TO people",
+        "ALTER SCHEMA public RENAME TO other",
+        "ALTER SCHEMA other RENAME TO public",
+        "ALTER TABLE other.people SET SCHEMA public",
+        "CREATE TABLE copied (LIKE people)",
+        "CREATE TABLE child () INHERITS (people)",
+        "ALTER TABLE plain INHERIT people",
+        "ALTER TABLE people ATTACH PARTITION plain DEFAULT",
+        "SET search_path = x; SELECT * FROM people",
+        "ROLLBACK; INSERT INTO people (email) VALUES ('x')",
+        "SELECT people.lower FROM people",
+        "SELECT p.md5 FROM people p",
+        "SELECT email FROM people TABLESAMPLE SYSTEM (10) WHERE email = 'x'",
+        "TABLE people",
+        "SELECT row_to_json(p.*) FROM people p",
+        "INSERT INTO people SELECT * FROM plain",
+        "INSERT INTO people (email) SELECT * FROM unnest($1::text[])",
+        "UPDATE people SET (id, email) = (1, 'x')",
+        "DELETE FROM people RETURNING old.email",
+    ],
+)
+def test_disguise_is_refused(sql: str) -> None:
+    with pytest.raises(Refusal):
+        plan(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT ctid FROM people",
+        "SELECT p.ctid, p.id FROM people p",
+        "BEGIN; SELECT id FROM people; COMMIT",
+        "ALTER TABLE plain RENAME COLUMN a TO people",
+        "CREATE TABLE copied (LIKE plain)",
+        "SET search_path = x; SELECT 1",
+    ],
+)
+def test_what_hides_nothing_is_planned(sql: str) -> None:
+    assert plan(sql) is not None
