@@ -36,24 +36,29 @@ _HARMLESS = frozenset(
 
 
 class Planner:
-    """Makes plans; keeps the watch list of the last snapshot."""
+    """Makes plans; keeps what it derived from the last snapshot."""
 
-    def __init__(self, watch: Watch | None = None) -> None:
-        self._watch = watch
+    def __init__(self) -> None:
         self._for: Snapshot | None = None
+        self._sensitive = Watch([])  # protected names, and what depends on them
+        self._watch = Watch([])  # these, and words whose statements have effects on the session
+
+    def _look_at(self, snapshot: Snapshot, names: Names) -> None:
+        words = [w.lower().encode() for w in sorted(names.watched())]
+        self._sensitive = Watch(words)
+        self._watch = Watch([*words, *(w.encode() for w in _EFFECT_WORDS)])
+        self._for = snapshot
 
     def plan(
         self, sql: bytes, param_oids: Sequence[int], ctx: SessionContext, snapshot: Snapshot
     ) -> Plan:
         """The plan of a text of one or several statements. Refusal."""
-        names = Names(snapshot, ctx)
-        if self._for is not snapshot or self._watch is None:
-            words = names.watched() | set(_EFFECT_WORDS)
-            self._watch = Watch([w.lower().encode() for w in sorted(words)])
-            self._for = snapshot
+        if self._for is not snapshot:
+            self._look_at(snapshot, Names(snapshot, ctx))
         if not self._watch.hit(sql):
             return Plan((_forwarded(sql, 0, len(sql)),), snapshot.version)
-        sensitive = Watch([w.lower().encode() for w in sorted(names.watched())]).hit(sql)
+        sensitive = self._sensitive.hit(sql)
+        names = Names(snapshot, ctx)
         try:
             text = Text(sql)
         except (SyntaxProblem, UnicodeDecodeError) as error:
@@ -72,7 +77,7 @@ class Planner:
             )
         plans = _statements(text, names, param_oids)
         if sensitive and len(plans) > 1:
-            _in_order(text, plans, names)
+            _in_order(text, plans, self._sensitive)
         return Plan(plans, snapshot.version)
 
 
@@ -93,10 +98,9 @@ def _statements(text: Text, names: Names, oids: Sequence[int]) -> tuple[Statemen
     return tuple(plans)
 
 
-def _in_order(text: Text, plans: Sequence[StatementPlan], names: Names) -> None:
+def _in_order(text: Text, plans: Sequence[StatementPlan], watch: Watch) -> None:
     """A statement was planned with the settings and the schema of before the text: one that names a
     protected table cannot follow, in the same text, another that changes them."""
-    watch = Watch([w.lower().encode() for w in sorted(names.watched())])
     changed = False
     start = 0
     for i, plan in enumerate(plans):

@@ -65,6 +65,12 @@ def _one(codec: ColumnCodec, store: bool, binary: bytes) -> bytes:
     return codec.seal(binary) if store else codec.tag(binary)
 
 
+def _typmod(column: ProtectedColumn, store: bool) -> int:
+    """The declared length or scale applies to what is written. A comparison takes the value as it is,
+    as the server does: 1.005 equals nothing in a numeric(12,2)."""
+    return column.type.typmod if store else -1
+
+
 def _array(codec: ColumnCodec, store: bool, elements: Sequence[bytes | None]) -> bytes:
     """bytea[] in binary: one dimension, lower bound 1."""
     if not elements:
@@ -85,10 +91,11 @@ def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext) -> bytes:
     codec = codecs[column, action_of(literal.use)]
     elem = codec_for(column.type.oid)
     store = literal.use in _STORES
+    typmod = _typmod(column, store)
     if literal.use in (Use.STORE_ARRAY, Use.TAG_ARRAY):
-        items = parse_array(literal.text, elem, ctx, column.type.typmod)
+        items = parse_array(literal.text, elem, ctx, typmod)
         return _array(codec, store, items)
-    return _one(codec, store, elem.parse(literal.text, ctx, column.type.typmod))
+    return _one(codec, store, elem.parse(literal.text, ctx, typmod))
 
 
 def render_text(
@@ -175,20 +182,20 @@ def _parameter(
 ) -> bytes:
     codec = codecs[column, action_of(use)]
     elem = codec_for(column.type.oid)
-    typmod = column.type.typmod
     store = use in _STORES
+    typmod = _typmod(column, store)
     if use in (Use.STORE_ARRAY, Use.TAG_ARRAY):
         if fmt == 0:
             items = parse_array(raw, elem, ctx, typmod)
         else:
             items = [
-                None if e is None else elem.coerce(e, _element_oid(raw), typmod)
+                None if e is None else elem.coerce(e, _element_oid(raw), typmod, ctx)
                 for e in binary_array_elements(raw)
             ]
         return _array(codec, store, items)
     if fmt == 0:
         return _one(codec, store, elem.parse(raw, ctx, typmod))
-    return _one(codec, store, elem.coerce(raw, declared or column.type.oid, typmod))
+    return _one(codec, store, elem.coerce(raw, declared or column.type.oid, typmod, ctx))
 
 
 def _element_oid(raw: bytes) -> int:

@@ -282,6 +282,23 @@ def test_tampered_value_is_an_error_and_the_session_survives(people: Stack, what
         assert c.execute("SELECT name, age FROM people").fetchone() == (CANARY, 1)
 
 
+def test_a_comparison_does_not_round(people: Stack) -> None:
+    with psycopg.connect(people.dsn(), autocommit=True) as c:
+        c.execute("INSERT INTO people (balance) VALUES (1.005)")  # stored as 1.01
+        for text, count in (("1.005", 0), ("1.01", 1), ("1.010", 1)):
+            rows = c.execute(f"SELECT balance FROM people WHERE balance = {text}").fetchall()
+            assert len(rows) == count
+
+
+def test_a_date_is_read_in_the_order_of_the_session(people: Stack) -> None:
+    with psycopg.connect(people.dsn(), autocommit=True) as c:
+        c.execute("SET DateStyle = 'ISO, DMY'")
+        c.execute("INSERT INTO people (born) VALUES (%s)", ["02/03/2001"])
+        c.execute("INSERT INTO people (born) VALUES ('02/03/2001')")
+        rows = c.execute("SELECT born FROM people").fetchall()
+    assert rows == [(dt.date(2001, 3, 2),)] * 2
+
+
 def test_the_database_itself_refuses_a_plaintext(people: Stack) -> None:
     with (
         psycopg.connect(people.dsn(people.postgres.port), autocommit=True) as raw,
