@@ -70,7 +70,7 @@ def pgbouncer(
         f"[databases]\n{database} = host={host} port={port} dbname={database}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {listen}\nunix_socket_dir =\n"
         f"auth_type = scram-sha-256\nauth_file = {users}\npool_mode = session\n"
-        "max_client_conn = 200\ndefault_pool_size = 100\nmax_prepared_statements = 0\n"
+        "max_client_conn = 200\ndefault_pool_size = 100\n"
         "ignore_startup_parameters = extra_float_digits\nlogfile = /dev/null\n"
     )
     run_as = None
