@@ -11,8 +11,8 @@
 # short chunk is the end, and no full chunk is ever held back. The nonce of chunk k is the base
 # nonce with k, big-endian, XORed into its last five bytes.
 #
-# The message key lives in an arena slot until finish. An AEAD context is a copy of it outside the
-# arena, so it lives for one call.
+# The message key lives in an arena slot until finish. An AEAD context is a copy of it (with libcrypto
+# outside the arena), so it lives for one call.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -21,18 +21,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef extern from "openssl/evp.h" nogil:
-    void* _chunk_ctx_new "EVP_CIPHER_CTX_new"()
-    void _chunk_ctx_free "EVP_CIPHER_CTX_free"(void* ctx)
-    void* _chunk_fetch "EVP_CIPHER_fetch"(void* library, const char* name, const char* query)
     const void* _chunk_sha512 "EVP_sha512"()
-    int _chunk_init "EVP_CipherInit_ex"(void* ctx, const void* cipher, void* engine,
-                                        const uint8_t* key, const uint8_t* iv, int enc)
-    int _chunk_update "EVP_CipherUpdate"(void* ctx, uint8_t* out, int* outl,
-                                         const uint8_t* inp, int inl)
-    int _chunk_final "EVP_CipherFinal_ex"(void* ctx, uint8_t* out, int* outl)
-    int _chunk_ctrl "EVP_CIPHER_CTX_ctrl"(void* ctx, int kind, int arg, void* ptr)
-    int _CHUNK_GET_TAG "EVP_CTRL_AEAD_GET_TAG"
-    int _CHUNK_SET_TAG "EVP_CTRL_AEAD_SET_TAG"
 
 cdef extern from "openssl/hmac.h" nogil:
     uint8_t* _chunk_hmac "HMAC"(const void* md, const void* key, int key_len, const uint8_t* data,
@@ -59,39 +48,27 @@ cdef enum:
 
 cdef uint64_t _CHUNK_COUNT_LIMIT = <uint64_t>1 << 38  # 4 PiB, the specification's bound
 
-# Fetched once: an implicit fetch inside every EVP_CipherInit_ex costs more than a key schedule.
-cdef void* _chunk_cipher = _chunk_fetch(NULL, b"AES-256-GCM", NULL)
-if _chunk_cipher == NULL:
-    raise ImportError("libcrypto offers no AES-256-GCM")
-
 cdef bytes _CHUNK_INFO = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00"
 
 
-cdef int _chunk_one(void* ctx, const uint8_t* base_nonce, uint64_t number, const uint8_t* inp,
+cdef int _chunk_one(GcmContext gcm, const uint8_t* base_nonce, uint64_t number, const uint8_t* inp,
                     int n, uint8_t* out, bint sealing) noexcept nogil:
     """Seal or open one chunk of n plaintext bytes; 1, or 0 when it does not authenticate."""
     cdef uint8_t nonce[12]
-    cdef int i, done = 0
+    cdef int i
     memcpy(nonce, base_nonce, 12)
     for i in range(5):
         nonce[11 - i] ^= <uint8_t>((number >> (8 * i)) & 0xFF)
-    if _chunk_init(ctx, NULL, NULL, NULL, nonce, sealing) != 1:
-        return 0
-    if not sealing and _chunk_ctrl(ctx, _CHUNK_SET_TAG, _CHUNK_TAG, <void*>(inp + n)) != 1:
-        return 0
-    if n > 0 and _chunk_update(ctx, out, &done, inp, n) != 1:
-        return 0
-    if _chunk_final(ctx, out + n, &done) != 1:
-        return 0
-    if sealing and _chunk_ctrl(ctx, _CHUNK_GET_TAG, _CHUNK_TAG, out + n) != 1:
-        return 0
-    return 1
+    if sealing:
+        return gcm.seal(nonce, NULL, 0, inp, n, out)
+    return gcm.open(nonce, NULL, 0, inp, n, out)
 
 
 cdef class _PartStream:
     """What sealing and opening share: key derivation, the carry buffer and the run of chunks."""
 
     cdef KeyHandle _key          # message key; its slot is wiped at finish
+    cdef GcmContext _gcm         # holds a copy of it only while a call runs
     cdef uint8_t _nonce[12]
     cdef uint8_t _header[_CHUNK_HEADER]
     cdef uint8_t* _carry         # less than one chunk that has come in and waits for its rest
@@ -130,6 +107,7 @@ cdef class _PartStream:
                 _chunk_clear_errors()
                 raise NativeError("HKDF-Expand-SHA-512 failed")
             self._key = _new_slot()
+            self._gcm = GcmContext.__new__(GcmContext)
             memcpy(self._key.ptr(), okm, 32)
             memcpy(self._nonce, okm + 32, 12)
             memcpy(commitment, okm + 44, 32)
@@ -164,23 +142,12 @@ cdef class _PartStream:
         if self._carry != NULL:
             _chunk_cleanse(self._carry, _CHUNK_SEALED)
 
-    cdef void* _context(self) except NULL:
-        cdef void* ctx
-        cdef uint8_t* key = self._key.ptr()
-        ctx = _chunk_ctx_new()
-        if ctx == NULL or _chunk_init(ctx, _chunk_cipher, NULL, key, NULL, self._sealing) != 1:
-            _chunk_ctx_free(ctx)
-            _chunk_clear_errors()
-            raise NativeError("libcrypto gave no AES-256-GCM context")
-        return ctx
-
     cdef bytes _run(self, const uint8_t* inp, Py_ssize_t n):
         """Take n bytes in; give out every whole chunk that is now complete."""
         cdef Py_ssize_t unit = _CHUNK_PLAIN if self._sealing else _CHUNK_SEALED
         cdef Py_ssize_t chunks = (self._held + n) // unit
         cdef bytes result
         cdef uint8_t* out
-        cdef void* ctx
         cdef bint good
         if n == 0:
             return b""
@@ -195,16 +162,15 @@ cdef class _PartStream:
         result = PyBytes_FromStringAndSize(
             NULL, chunks * (_CHUNK_SEALED if self._sealing else _CHUNK_PLAIN))
         out = <uint8_t*>PyBytes_AS_STRING(result)
-        ctx = self._context()
+        self._gcm.start(self._key.ptr())
         if n >= _CHUNK_NOGIL:
             self._busy = True
             with nogil:
-                good = self._chunks(ctx, inp, n, out, chunks)
-                _chunk_ctx_free(ctx)
+                good = self._chunks(inp, n, out, chunks)
             self._busy = False
         else:
-            good = self._chunks(ctx, inp, n, out, chunks)
-            _chunk_ctx_free(ctx)
+            good = self._chunks(inp, n, out, chunks)
+        self._gcm.stop()
         if not good:
             # What was opened before the bad chunk is dropped with it.
             memset(out, 0, len(result))
@@ -212,7 +178,7 @@ cdef class _PartStream:
             self._fail()
         return result
 
-    cdef bint _chunks(self, void* ctx, const uint8_t* inp, Py_ssize_t n, uint8_t* out,
+    cdef bint _chunks(self, const uint8_t* inp, Py_ssize_t n, uint8_t* out,
                       Py_ssize_t chunks) noexcept nogil:
         cdef Py_ssize_t step_in = _CHUNK_PLAIN if self._sealing else _CHUNK_SEALED
         cdef Py_ssize_t step_out = _CHUNK_SEALED if self._sealing else _CHUNK_PLAIN
@@ -223,14 +189,14 @@ cdef class _PartStream:
             memcpy(self._carry + self._held, inp, fill)
             self._held = 0
             inp += fill
-            if not _chunk_one(ctx, self._nonce, self._next, self._carry, _CHUNK_PLAIN, out,
+            if not _chunk_one(self._gcm, self._nonce, self._next, self._carry, _CHUNK_PLAIN, out,
                               self._sealing):
                 return False
             self._next += 1
             out += step_out
             chunks -= 1
         while chunks > 0:
-            if not _chunk_one(ctx, self._nonce, self._next, inp, _CHUNK_PLAIN, out, self._sealing):
+            if not _chunk_one(self._gcm, self._nonce, self._next, inp, _CHUNK_PLAIN, out, self._sealing):
                 return False
             self._next += 1
             inp += step_in
@@ -245,12 +211,12 @@ cdef class _PartStream:
         cdef bytes result = PyBytes_FromStringAndSize(
             NULL, plain + _CHUNK_TAG if self._sealing else plain)
         cdef uint8_t nothing[_CHUNK_TAG]
-        # An empty bytes object is shared: libcrypto must not be handed its memory to write to.
+        # An empty bytes object is shared: nobody may be handed its memory to write to.
         cdef uint8_t* out = <uint8_t*>PyBytes_AS_STRING(result) if len(result) else nothing
-        cdef void* ctx = self._context()
-        cdef bint good = _chunk_one(ctx, self._nonce, self._next, self._carry, plain, out,
-                                    self._sealing)
-        _chunk_ctx_free(ctx)
+        cdef bint good
+        self._gcm.start(self._key.ptr())
+        good = _chunk_one(self._gcm, self._nonce, self._next, self._carry, plain, out, self._sealing)
+        self._gcm.stop()
         if not good:
             memset(out, 0, len(result))
             _chunk_clear_errors()
