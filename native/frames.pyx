@@ -317,21 +317,21 @@ cdef class Wire:
             if n < 2:
                 raise WireError("client", "message too short")
             start = p + 1
-        end = <const uint8_t*>memchr(start, 0, n - (start - p))
+        end = <const uint8_t*>memchr(start, 0, n - pg_between(p, start))
         if end == NULL:
             raise WireError("client", "name without end")
         if t == 68 or t == 67:
             if p[0] == 83:
-                return PyBytes_FromStringAndSize(<char*>start, end - start) in self.statements
-            return PyBytes_FromStringAndSize(<char*>start, end - start) in self.portals
-        if PyBytes_FromStringAndSize(<char*>start, end - start) in self.portals:
+                return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.statements
+            return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.portals
+        if PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.portals:
             return 1
         if t == 66:
             start = end + 1
-            end = <const uint8_t*>memchr(start, 0, n - (start - p))
+            end = <const uint8_t*>memchr(start, 0, n - pg_between(p, start))
             if end == NULL:
                 raise WireError("client", "name without end")
-            return PyBytes_FromStringAndSize(<char*>start, end - start) in self.statements
+            return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.statements
         return 0
 
     def client_next(self):

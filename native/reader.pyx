@@ -8,6 +8,15 @@ from libc.string cimport memchr, memcpy, memmove
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+cimport cython
+
+
+@cython.overflowcheck(False)  # its helper takes integers only; both pointers are into one buffer
+cdef inline Py_ssize_t pg_between(const uint8_t* start, const uint8_t* end) noexcept nogil:
+    """Bytes from `start` to `end`."""
+    return end - start
+
+
 cdef inline uint32_t pg_u32(const uint8_t* p) noexcept nogil:
     return (<uint32_t>p[0] << 24) | (<uint32_t>p[1] << 16) | (<uint32_t>p[2] << 8) | <uint32_t>p[3]
 

@@ -149,9 +149,9 @@ def test_hardening_is_confirmed_by_the_kernel() -> None:
 def test_memory_that_cannot_be_locked_is_refused_unless_allowed() -> None:
     said = in_another_process(
         "import os, resource\n"
+        "from proxy import native as n\n"  # before setuid: the checkout may be root's alone
         "resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, 4096))\n"
         "os.getuid() or os.setuid(65534)\n"
-        "from proxy import native as n\n"
         "try: n.key_random()\n"
         "except n.NativeError as e: print('refused', e)\n"
         "n.arena_init(allow_unlocked=True); print(n.arena_report()['backend'])\n"
