@@ -121,6 +121,12 @@ class Watch:
     def __init__(self, words: Sequence[bytes]) -> None: ...
     def hit(self, sql: bytes) -> bool: ...
 
+def strip_literals(sql: bytes) -> tuple[bytes, list[int]] | None:
+    """(text with byte 1 for strings and 2 for numbers, [start, end, ...]); None in doubt or if none.
+
+    Holds for standard_conforming_strings = on.
+    """
+
 # ---- rows.pyx, frames.pyx: used by proxy/postgres only; the semantics are in the files ----------
 ROW_COPY: int
 ROW_TEXT: int

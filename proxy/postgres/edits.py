@@ -32,6 +32,7 @@ class Edits:
         self.columns: set[ProtectedColumn] = set()
         self._spans: list[tuple[int, int, tuple[Piece, ...]]] = []
         self._passed: dict[int, tuple[int, int]] = {}  # start of a bare $n -> (number, end)
+        self.final: tuple[tuple[int, int, tuple[Segment, ...]], ...] = ()  # known after `result`
 
     @property
     def any(self) -> bool:
@@ -62,12 +63,17 @@ class Edits:
             pieces += [sql[at:a], *replacement]
             at = b
         pieces.append(sql[at:end])
-        return _numbered(pieces, oids)
+        numbers, targets, clients = _numbered(pieces, oids)
+        self.final = tuple((a, b, tuple(_placed(p, numbers) for p in ps)) for a, b, ps in spans)
+        return _joined(pieces, numbers), targets, clients
+
+
+_Numbers = dict[tuple[int, Role], int]  # (client's number, role) -> the server's number
 
 
 def _numbered(
     pieces: list[Piece], oids: Sequence[int]
-) -> tuple[tuple[Segment, ...], tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
+) -> tuple[_Numbers, tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
     roles: dict[int, list[Role]] = {}
     for piece in pieces:
         if isinstance(piece, ParamRole):
@@ -75,7 +81,7 @@ def _numbered(
             if piece.role not in known:
                 known.append(piece.role)
     count = max([*roles, len(oids), 0])
-    numbers: dict[tuple[int, Role], int] = {}
+    numbers: _Numbers = {}
     targets: list[ParamTarget] = []
     clients: list[ClientParam] = []
     for number in range(1, count + 1):
@@ -90,15 +96,18 @@ def _numbered(
         wanted = roles.get(number, [_PASS])
         passed = numbers.get((number, _PASS), 0) - 1
         clients.append(ClientParam(_client_oid(number, wanted, oids), passed))
-    return _joined(pieces, numbers), tuple(targets), tuple(clients)
+    return numbers, tuple(targets), tuple(clients)
 
 
-def _joined(pieces: list[Piece], numbers: dict[tuple[int, Role], int]) -> tuple[Segment, ...]:
+def _placed(piece: Piece, numbers: _Numbers) -> Segment:
+    return b"$%d" % numbers[piece.number, piece.role] if isinstance(piece, ParamRole) else piece
+
+
+def _joined(pieces: list[Piece], numbers: _Numbers) -> tuple[Segment, ...]:
     """Neighbouring bytes in one segment."""
     out: list[Segment] = []
-    for piece in pieces:
-        if isinstance(piece, ParamRole):
-            piece = b"$%d" % numbers[piece.number, piece.role]
+    for unplaced in pieces:
+        piece = _placed(unplaced, numbers)
         if isinstance(piece, bytes) and out and isinstance(out[-1], bytes):
             out[-1] += piece
         elif piece != b"":

@@ -81,6 +81,10 @@ class StatementPlan:
     effects: frozenset[Effect] = frozenset()
     command: str = ""  # for metrics and logs: "SELECT", "INSERT", ...
     protected: frozenset[ProtectedColumn] = field(default_factory=frozenset)  # all columns used
+    # for plans that serve other literals too (`templates.py`): the spans of the client's text that
+    # were replaced, and the offsets of the constants whose values cannot matter (None: not known)
+    edits: tuple[tuple[int, int, tuple[Segment, ...]], ...] = ()
+    free: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ every use of a sealed column is proven, and refused otherwise.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from proxy.native import Watch
 from proxy.postgres import dml
@@ -17,13 +18,15 @@ from proxy.postgres.plan import Effect, Plan, Refusal, SessionContext, Statement
 from proxy.postgres.predicates import refuse
 from proxy.postgres.query import Output, Query, relations_in
 from proxy.postgres.snapshot import Snapshot
+from proxy.postgres.templates import free_literals
 
 _EFFECT_WORDS = (
     "set", "reset", "begin", "start", "commit", "end", "rollback", "abort", "discard", "create",
-    "alter", "drop", "do", "import", "copy",
+    "alter", "drop", "do", "import", "copy", "set_config",
 )  # fmt: skip
 _SCHEMA = ("create_", "alter_", "drop_", "rename_", "index_stmt", "view_stmt", "define_", "import_")
 _SETTINGS = ("variable_set_stmt", "discard_stmt", "alter_role_set_stmt")
+_TEMPLATES = ("select_stmt", "insert_stmt", "update_stmt", "delete_stmt")
 _ANALYSED = ("select_stmt", "insert_stmt", "update_stmt", "delete_stmt", "explain_stmt")
 # statements that may name a protected table as they are: they move or show no value
 _HARMLESS = frozenset(
@@ -128,6 +131,8 @@ def _statement(
     which = kind(node)
     command = which.removesuffix("_stmt").upper().replace("_", " ")
     effects = _effects(which, node)
+    if _may_set_config(text.sql[start:end]):
+        effects |= {Effect.SETTINGS_CHANGED}
     edits = Edits()
     try:
         outputs = _analyse(text, node, which, names, edits)
@@ -137,20 +142,22 @@ def _statement(
     if which in _ANALYSED:
         _all_seen(node, names)
     sealed = tuple(o.sealed for o in outputs or [])
+    free = free_literals(node) if which in _TEMPLATES else None
     if not edits.any and not any(sealed) and not edits.columns:
-        return _forwarded(text.sql, start, end, command, effects)
-    if not edits.any:
-        # read as it stands: only the answers change
-        segments, params, clients = edits.result(text.sql, start, end, oids)
-        return StatementPlan(
-            (text.sql[start:end],), False, params, clients,
-            sealed if any(sealed) else None, effects, command, frozenset(edits.columns),
-        )  # fmt: skip
+        return replace(_forwarded(text.sql, start, end, command, effects), free=free)
     segments, params, clients = edits.result(text.sql, start, end, oids)
+    if not edits.any:  # read as it stands: only the answers change
+        segments = (text.sql[start:end],)
     return StatementPlan(
-        segments, True, params, clients, sealed if any(sealed) else None, effects, command,
-        frozenset(edits.columns),
+        segments, edits.any, params, clients, sealed if any(sealed) else None, effects, command,
+        frozenset(edits.columns), edits.final, free,
     )  # fmt: skip
+
+
+def _may_set_config(sql: bytes) -> bool:
+    """Whether the text may call set_config(): SET in a SELECT, as pg_dump does it."""
+    low = sql.lower()
+    return b"set_config" in low or b'u&"' in low
 
 
 def _all_seen(node: Node, names: Names) -> None:

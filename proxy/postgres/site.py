@@ -17,12 +17,13 @@ from proxy.metrics import (
     pg_plan_cache_misses_total,
     pg_statements_total,
 )
-from proxy.native import CANON_CALL, ColumnCodec
+from proxy.native import CANON_CALL, ColumnCodec, strip_literals
 from proxy.policy.model import Action, Principal, Resource
 from proxy.postgres import catalog
 from proxy.postgres.needs import Need, SnapshotWanted, Use
 from proxy.postgres.plan import Plan, Refusal, SessionContext
 from proxy.postgres.snapshot import ProtectedColumn, Snapshot
+from proxy.postgres.templates import Templates
 from proxy.postgres.types.registry import codec_for
 from proxy.postgres.upstream import Upstream
 
@@ -51,6 +52,7 @@ class Site:
             self._planner = Planner()
         self._plans: OrderedDict[_PlanKey, Plan | Refusal] = OrderedDict()
         self._plan_bytes = 0
+        self._templates = Templates(config.limits.plan_cache_bytes // 2)
 
     async def start(self) -> None:
         await self._catalog.start()
@@ -103,14 +105,7 @@ class Site:
         key = (sql, oids, context, snapshot.version)
         found = self._plans.get(key)
         if found is None:
-            assert self._planner is not None
-            pg_plan_cache_misses_total.inc()
-            try:
-                found = self._planner.plan(sql, oids, context, snapshot)
-                (_passthrough if found.transparent else _encrypted).inc()
-            except Refusal as refusal:
-                found = refusal
-            self._remember(key, found)
+            found = self._by_template(sql, oids, context, snapshot)
         else:
             pg_plan_cache_hits_total.inc()
             self._plans.move_to_end(key)
@@ -118,13 +113,36 @@ class Site:
             raise found.with_traceback(None)
         return found
 
+    def _by_template(
+        self, sql: bytes, oids: tuple[int, ...], context: SessionContext, snapshot: Snapshot
+    ) -> Plan | Refusal:
+        """The plan of a text that is new: by what was planned for other literals, or made now."""
+        other = (oids, context, snapshot.version)
+        stripped = strip_literals(sql) if context.standard_conforming_strings else None
+        if stripped is not None:
+            known = self._templates.look(sql, *stripped, other)
+            if known is not None:
+                pg_plan_cache_hits_total.inc()
+                return known
+        assert self._planner is not None
+        pg_plan_cache_misses_total.inc()
+        try:
+            plan = self._planner.plan(sql, oids, context, snapshot)
+        except Refusal as refusal:
+            self._remember((sql, *other), refusal)
+            return refusal
+        (_passthrough if plan.transparent else _encrypted).inc()
+        if stripped is None or not self._templates.learn(sql, *stripped, other, plan):
+            self._remember((sql, *other), plan)
+        return plan
+
     def _remember(self, key: _PlanKey, plan: Plan | Refusal) -> None:
         size = len(key[0])
         if size > _LARGEST_CACHED_TEXT_BYTES:
             return
         self._plans[key] = plan
         self._plan_bytes += 2 * size + _PLAN_OVERHEAD_BYTES
-        while self._plan_bytes > self.config.limits.plan_cache_bytes and self._plans:
+        while self._plan_bytes > self.config.limits.plan_cache_bytes // 2 and self._plans:
             old, _ = self._plans.popitem(last=False)
             self._plan_bytes -= 2 * len(old[0]) + _PLAN_OVERHEAD_BYTES
 
