@@ -172,7 +172,9 @@ class ClientSide:
             raise Refusal("42601", "cannot insert multiple commands into a prepared statement")
         one = plan.statements[0] if plan.statements else None
         clears = _CLEARS.search(message.sql) is not None
-        special = one is not None and (not plan.transparent or bool(_LOCAL & one.effects) or clears)
+        special = one is not None and (
+            not plan.transparent or plan.sensitive or bool(_LOCAL & one.effects) or clears
+        )
         if one is None or not special:
             change = None
             if message.name in session.statements.table:
@@ -186,7 +188,7 @@ class ClientSide:
                 "too many prepared statements on protected columns in one session",
             )
         codecs = session.codecs(needed_for_text(one))
-        statement = Statement(one, message.oids, clears)
+        statement = Statement(one, message.oids, message.sql, session.as_of, clears)
         change = session.statements.change(message.name, statement, wire.segment)
         wire.expect(K_PARSE, 0, change)
         if plan.transparent:
@@ -212,6 +214,7 @@ class ClientSide:
             wire.expect(K_BIND, 0, change)
             wire.forward_client()
             return
+        self._still(statement)
         plan = statement.plan
         if not plan.rewritten and not plan.outputs:
             change = names.change(message.portal, Portal(statement, None, ()), wire.segment)
@@ -236,6 +239,24 @@ class ClientSide:
         wire.put_server(Bind(message.portal, message.statement, formats, values, asked).message())
         wire.expect(K_BIND, 0, names.change(message.portal, portal, wire.segment))
         wire.drop_client()
+
+    def _still(self, statement: Statement) -> None:
+        """The statement still means what was planned at Parse. Raises Wait or Refusal.
+
+        Else a text that named an unprotected namesake could reach a protected table, unsealed.
+        """
+        session = self._session
+        if session.plans_hold and statement.as_of == session.as_of:
+            return
+        plan = self._plan(statement.sql, statement.oids)
+        if plan.statements[0] != statement.plan:
+            raise Refusal(
+                sqlstate.FEATURE_NOT_SUPPORTED,
+                "a prepared statement on protected names means something else since the settings"
+                " or the schema have changed",
+                "Prepare the statement again.",
+            )
+        statement.as_of = session.as_of
 
     def _describe(self, payload: bytes) -> None:
         session, wire = self._session, self._wire

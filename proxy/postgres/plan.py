@@ -93,6 +93,7 @@ class Plan:
 
     statements: tuple[StatementPlan, ...]
     snapshot_version: int
+    sensitive: bool = False  # names something protected, be it only a namesake in another schema
 
     @property
     def transparent(self) -> bool:

@@ -81,7 +81,7 @@ class Planner:
         plans = _statements(text, names, param_oids)
         if sensitive and len(plans) > 1:
             _in_order(text, plans, self._sensitive)
-        return Plan(plans, snapshot.version)
+        return Plan(plans, snapshot.version, sensitive)
 
 
 def _forwarded(

@@ -274,6 +274,16 @@ class Session:
             self._schema_stale = False
 
     @property
+    def plans_hold(self) -> bool:
+        """Nothing that plans depend on may have changed since it was last read."""
+        return self.settings.known and not self._schema_stale
+
+    @property
+    def as_of(self) -> tuple[int, int]:
+        """Which reading of the settings, and which view of the schema, plans are made under now."""
+        return self.settings.readings, self.snapshot.version
+
+    @property
     def snapshot(self) -> Snapshot:
         return self._local or self.site.snapshot
 

@@ -42,6 +42,7 @@ class Settings:
         self.bytea_output = "hex"
         self.known = False  # the unreported ones were read and nothing changed them since
         self.changed_in_transaction = False
+        self.readings = 0  # rises with every `read`
 
     def report(self, payload: bytes) -> None:
         """ParameterStatus."""
@@ -59,6 +60,7 @@ class Settings:
         self.extra_float_digits = int(digits)
         self.search_path = parse_search_path(path)
         self.known = True
+        self.readings += 1
 
     def may_change(self) -> None:
         """A statement that changes settings is on its way to the server."""

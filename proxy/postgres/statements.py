@@ -22,12 +22,18 @@ class Uncertain(Exception):
     """The meaning of the name depends on an answer that is still to come."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Statement:
-    """A prepared statement that needs treatment. `oids`: what the client declared at Parse."""
+    """A prepared statement that needs treatment. `oids`: what the client declared at Parse.
+
+    The server analyses a statement anew when search_path or the schema have changed, so its plan
+    holds only `as_of` the settings and the schema it was made under (see `ClientSide._still`).
+    """
 
     plan: StatementPlan
     oids: tuple[int, ...]
+    sql: bytes
+    as_of: tuple[int, int]
     clears_statements: bool = False  # DEALLOCATE or DISCARD
 
 
