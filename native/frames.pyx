@@ -32,6 +32,33 @@ class WireError(Exception):
         self.side = side
 
 
+cdef dict _error_counts = {}  # class of SQLSTATE -> errors that clients got
+
+
+cdef int _count_error(const uint8_t* p, Py_ssize_t n) except -1:
+    """Counts an ErrorResponse (payload at `p`) by the first two characters of its SQLSTATE."""
+    cdef const uint8_t* end
+    cdef Py_ssize_t at = 0
+    while at + 3 < n and p[at] != 0:
+        if p[at] == 67:  # C
+            key = PyBytes_FromStringAndSize(<char*>p + at + 1, 2)
+            _error_counts[key] = _error_counts.get(key, 0) + 1
+            return 0
+        end = <const uint8_t*>memchr(p + at, 0, n - at)
+        if end == NULL:
+            return 0
+        at = end - p + 1
+    return 0
+
+
+def take_error_counts():
+    """Errors that clients got since the last call, by the class of their SQLSTATE."""
+    global _error_counts
+    found = {key.decode("latin-1"): count for key, count in _error_counts.items()}
+    _error_counts = {}
+    return found
+
+
 cdef struct Expected:
     uint8_t kind
     uint8_t flags
@@ -262,6 +289,9 @@ cdef class Wire:
     def put_client(self, bytes message):
         """Appends whole messages for the client, before a held server message."""
         self._flush_s()
+        if PyBytes_GET_SIZE(message) > 5 and PyBytes_AS_STRING(message)[0] == 69:
+            _count_error(<const uint8_t*>PyBytes_AS_STRING(message) + 5,
+                         PyBytes_GET_SIZE(message) - 5)
         pg_append(&self.sout, <const uint8_t*>PyBytes_AS_STRING(message),
                   PyBytes_GET_SIZE(message))
 
@@ -291,6 +321,11 @@ cdef class Wire:
     def client_buffered(self):
         """Bytes of the client that wait: an incomplete message, or a pause."""
         return PyBytes_GET_SIZE(self.cbuf) - self.c.pos
+
+    @property
+    def mid_message(self):
+        """The client has got a part of a message whose rest is still to come."""
+        return self.s.skip > 0 and not self.s.drop
 
     @property
     def server_buffered(self):
@@ -565,6 +600,8 @@ cdef class Wire:
                             cookie)
             elif t == 69:  # ErrorResponse
                 body = PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, total - 5)
+                if kind != 10 and not hide:
+                    _count_error(p + self.s.pos + 5, total - 5)
                 if kind == 10:
                     cookie = <object>e.cookie
                     self._skip_message(total)

@@ -148,6 +148,8 @@ class RowPlan:
 class WireError(Exception):
     side: str  # "client" | "server"
 
+def take_error_counts() -> dict[str, int]: ...
+
 class Wire:
     status: bytes
     server_skips: bool
@@ -169,6 +171,8 @@ class Wire:
     def expected(self) -> int: ...
     @property
     def client_buffered(self) -> int: ...
+    @property
+    def mid_message(self) -> bool: ...
     @property
     def server_buffered(self) -> int: ...
     def expect(

@@ -9,6 +9,23 @@ from prometheus_client import Counter, Gauge, Histogram
 pg_client_connections = Gauge(
     "sealgate_pg_client_connections", "Open client sessions", multiprocess_mode="livesum"
 )
+pg_connections_total = Counter("sealgate_pg_connections_total", "Connections accepted")
+pg_connections_refused_total = Counter(
+    "sealgate_pg_connections_refused_total", "Connections that came to nothing", ["reason"]
+)  # limit | slow | tls | startup
+pg_authentications_total = Counter(
+    "sealgate_pg_authentications_total", "Clients authenticated by the proxy itself", ["outcome"]
+)  # ok | failed
+pg_bytes_total = Counter(
+    "sealgate_pg_bytes_total", "Bytes of both legs, TLS taken off", ["leg", "direction"]
+)  # client | server, in | out
+pg_errors_total = Counter(
+    "sealgate_pg_errors_total", "Errors that clients got, by class of SQLSTATE", ["sqlstate_class"]
+)
+pg_upstream_up = Gauge(
+    "sealgate_pg_upstream_up", "1 unless the last attempt failed", ["host"],
+    multiprocess_mode="livemin",
+)  # fmt: skip
 pg_statements_total = Counter(
     "sealgate_pg_statements_total", "Statements planned", ["outcome"]
 )  # encrypted | passthrough | refused

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from proxy.config.model import BucketConfig, Config
+from proxy.config.model import BucketConfig, Config, PostgresConfig
 from proxy.errors import ConfigError
 
 _PREFIX = "SEALGATE_"
@@ -118,6 +118,7 @@ def inconsistencies(config: Config) -> list[tuple[Path_, str]]:
             if key in keys[:i]:
                 found.append((("s3", "credentials", i, "access_key"), "is there twice; keep one"))
     if config.postgres:
+        found += _login(config.postgres)
         columns = [c.column for c in config.postgres.columns]
         for i, name in enumerate(columns):
             at = ("postgres", "columns", i, "column")
@@ -127,6 +128,32 @@ def inconsistencies(config: Config) -> list[tuple[Path_, str]]:
                 found.append((at, f"{name} is there twice; keep one"))
     if not (config.postgres or config.s3):
         found.append(((), "neither `postgres:` nor `s3:`; write at least one of them"))
+    return found
+
+
+def _login(postgres: PostgresConfig) -> list[tuple[Path_, str]]:
+    """TLS and authentication that cannot work together."""
+    found: list[tuple[Path_, str]] = []
+    auth, tls = postgres.auth, postgres.tls
+    at: Path_ = ("postgres", "auth")
+    clients = tls.clients if tls is not None else None
+    if auth.mode.startswith("certificate") and clients is None:
+        found.append(((*at, "mode"), "certificates of clients need `postgres.tls.clients:`"))
+    elif auth.mode.startswith("certificate") and clients and not clients.must_match_user:
+        found.append(((*at, "mode"), "needs `postgres.tls.clients.must_match_user: true`"))
+    if auth.mode == "certificate-or-scram" and clients and clients.required:
+        found.append(((*at, "mode"), "needs `postgres.tls.clients.required: false`"))
+    if auth.channel_binding == "require" and tls is None:
+        found.append(((*at, "channel_binding"), "`require` needs `postgres.tls:`"))
+    if auth.mode == "scram" and not auth.users_file and not any(u.secret for u in auth.users):
+        found.append(((*at, "mode"), "scram needs `users_file:`, or `users:` with secrets"))
+    names = [u.user for u in auth.users]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            found.append(((*at, "users", i, "user"), f"{name} is there twice; keep one"))
+    upstream = postgres.upstream_tls
+    if (upstream.cert_file is None) != (upstream.key_file is None):
+        found.append((("postgres", "upstream_tls"), "write both cert_file and key_file, or none"))
     return found
 
 

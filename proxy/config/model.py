@@ -4,9 +4,9 @@ Leaf module: no I/O. Units are in the names. A secret is never a value here, onl
 `SecretRef` names an environment variable, a file or a command.
 """
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class _Model(BaseModel):
@@ -22,11 +22,35 @@ class SecretRef(_Model):
 
 
 class Address(_Model):
-    """`host:port` (port 0: the system chooses) or `unix:/path`."""
+    """`host:port` (port 0: the system chooses) or `unix:/path`, as one text or as a mapping."""
 
     host: str = "127.0.0.1"
-    port: int = 0
-    unix: str | None = None
+    port: int = Field(0, ge=0, le=65535)
+    unix: str | None = None  # path of a socket; clients of PostgreSQL expect DIR/.s.PGSQL.PORT
+    unix_mode: str = Field("0777", pattern="^0?[0-7]{3}$")  # who may connect; when listening
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.startswith("unix:"):
+            return {"unix": value.removeprefix("unix:")}
+        host, colon, port = value.rpartition(":")
+        return {"host": host.strip("[]"), "port": port} if colon else {"host": value}
+
+    def __str__(self) -> str:
+        if self.unix:
+            return f"unix:{self.unix}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _one_or_more(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+Addresses = Annotated[tuple[Address, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+TlsVersion = Literal["1.2", "1.3"]
 
 
 class Pkcs11Provider(_Model):
@@ -76,12 +100,52 @@ class TlsServer(_Model):
     require: bool = False  # refuse clients that do not ask for TLS
 
 
+class NamedCertificate(_Model):
+    """A certificate for clients that ask for this host name (SNI); `*.example.com` covers a level."""
+
+    name: str
+    cert_file: str
+    key_file: str
+
+
+class ClientCertificates(_Model):
+    """Certificates that clients show (mTLS). One that is shown is always verified.
+
+    The identity is a name in the certificate: its common name, its whole subject (RFC 4514), or
+    the one alternative name of a kind. With `must_match_user` it has to be the role that the
+    client asks for, or one of those that `roles` lists for it. `principal` says who policy sees:
+    the role, as `postgres:NAME`, or the certificate, as `mtls:IDENTITY`.
+    """
+
+    ca_file: str
+    crl_file: str | None = None
+    required: bool = True
+    identity: Literal["cn", "dn", "dns", "uri", "email"] = "cn"
+    must_match_user: bool = True
+    roles: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    principal: Literal["role", "certificate"] = "role"
+
+
+class PostgresTls(TlsServer):
+    """TLS towards PostgreSQL clients, asked for by SSLRequest or begun directly (`direct`)."""
+
+    min_version: TlsVersion = "1.2"
+    direct: bool = True  # sslnegotiation=direct, with ALPN `postgresql`
+    by_name: tuple[NamedCertificate, ...] = ()
+    clients: ClientCertificates | None = None
+
+
 class TlsClient(_Model):
-    """TLS towards the server or origin. Verification is on; there is no silent downgrade."""
+    """TLS towards the server. Verification is on; there is no silent downgrade."""
 
     mode: Literal["disable", "require", "verify-ca", "verify-full"] = "verify-full"
-    ca_file: str | None = None
-    server_name: str | None = None
+    ca_file: str | None = None  # none: the system's
+    crl_file: str | None = None
+    server_name: str | None = None  # what the certificate must name, and SNI; default: the host
+    cert_file: str | None = None  # what the proxy shows to the server
+    key_file: str | None = None
+    min_version: TlsVersion = "1.2"
+    negotiation: Literal["request", "direct"] = "request"  # direct: PostgreSQL 17 and later
 
 
 class ColumnConfig(_Model):
@@ -100,8 +164,61 @@ class PostgresLimits(_Model):
     max_startup_bytes: int = Field(10_000, ge=256)
     max_statements_per_session: int = Field(4096, ge=1)
     plan_cache_bytes: int = Field(32 * 1024 * 1024, ge=0)
-    startup_timeout_seconds: float = Field(30.0, gt=0)
+    startup_timeout_seconds: float = Field(30.0, gt=0)  # from accept to the end of authentication
     connect_timeout_seconds: float = Field(10.0, gt=0)
+    # Time-outs of this proxy; 0: none. The server's own settings of these names stay in force.
+    statement_timeout_seconds: float = Field(0.0, ge=0)  # then cancelled on the server
+    idle_session_timeout_seconds: float = Field(0.0, ge=0)
+    idle_in_transaction_timeout_seconds: float = Field(0.0, ge=0)
+    # Counts are for each worker process; 0: no limit.
+    max_connections: int = Field(0, ge=0)
+    max_connections_per_user: int = Field(0, ge=0)
+    max_unauthenticated: int = Field(1024, ge=1)  # connections that are still in start-up
+
+
+class Keepalive(_Model):
+    """TCP keepalive of both legs. 0: the system's default; `idle_seconds` 0: none at all."""
+
+    idle_seconds: int = Field(60, ge=0)
+    interval_seconds: int = Field(10, ge=0)
+    count: int = Field(6, ge=0)
+    user_timeout_seconds: int = Field(0, ge=0)  # unacknowledged data for this long ends it
+
+
+class ServerLogin(_Model):
+    """Who the proxy is towards the server, where it authenticates clients itself."""
+
+    user: str | None = None  # none: the client's own name
+    password: SecretRef | None = None  # none: the server asks for none (certificate, peer, trust)
+
+
+class PostgresUser(_Model):
+    """A client that the proxy knows. `secret` is a SCRAM secret as in pg_authid.rolpassword:
+    `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`; without one, only a certificate
+    lets this user in."""
+
+    user: str
+    secret: SecretRef | None = None
+    server: ServerLogin | None = None  # default: auth.server
+
+
+class PostgresAuth(_Model):
+    """Who authenticates clients: the server (`passthrough`), or the proxy by a SCRAM secret
+    (`scram`), by a certificate (`certificate`, needs tls.clients), or by either of the two.
+
+    `server_methods` are what the proxy agrees to towards the server. `md5` and `password` are
+    given only inside TLS, and only if they are listed here.
+    """
+
+    mode: Literal["passthrough", "scram", "certificate", "certificate-or-scram"] = "passthrough"
+    users: tuple[PostgresUser, ...] = ()
+    users_file: str | None = None  # lines of "user" "SCRAM secret", as PgBouncer's auth_file
+    channel_binding: Literal["disable", "offer", "require"] = "offer"  # towards clients
+    server: ServerLogin = ServerLogin()
+    server_methods: tuple[
+        Literal["scram-sha-256-plus", "scram-sha-256", "md5", "password"], ...
+    ] = ("scram-sha-256-plus", "scram-sha-256")
+    mock_secret: SecretRef | None = None  # makes unknown users look alike on all instances
 
 
 class CatalogAccess(_Model):
@@ -112,11 +229,20 @@ class CatalogAccess(_Model):
 
 
 class PostgresConfig(_Model):
-    listen: Address
-    upstream: Address
+    listen: Addresses  # one, or a list: TCP and a Unix socket for a sidecar
+    upstream: Addresses  # one, or a list that is tried in this order
     database: str  # the one whose columns are listed; others are forwarded untouched
-    tls: TlsServer | None = None
+    tls: PostgresTls | None = None  # not on Unix sockets, as with PostgreSQL itself
     upstream_tls: TlsClient = TlsClient()
+    target_session_attrs: Literal[
+        "any", "read-write", "read-only", "primary", "standby", "prefer-standby"
+    ] = "any"
+    load_balance_hosts: Literal["disable", "random"] = "disable"
+    host_check_seconds: float = Field(1.0, ge=0)  # how old what is known of a host's role may be
+    host_retry_seconds: float = Field(5.0, ge=0)  # a host that failed is tried last for this long
+    auth: PostgresAuth = PostgresAuth()
+    replication: Literal["refuse", "allow"] = "refuse"
+    keepalive: Keepalive = Keepalive()
     catalog: CatalogAccess
     columns: tuple[ColumnConfig, ...] = ()
     limits: PostgresLimits = PostgresLimits()

@@ -7,7 +7,7 @@ so channel binding cannot hold; SCRAM-SHA-256-PLUS is withdrawn from the offer.
 
 from proxy.postgres.messages import AUTHENTICATION, Malformed, frame
 
-OK, SASL, SASL_CONTINUE, SASL_FINAL = 0, 10, 11, 12
+OK, CLEARTEXT, MD5, SASL, SASL_CONTINUE, SASL_FINAL = 0, 3, 5, 10, 11, 12
 GSS, GSS_CONTINUE, SSPI = 7, 8, 9
 
 

@@ -12,18 +12,18 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 from collections.abc import Iterable
 
 import asyncpg
 import structlog
 
 from proxy.config.model import ColumnConfig, PostgresConfig
-from proxy.config.secrets import resolve as resolve_secret
 from proxy.errors import ConfigError, SealgateError
+from proxy.postgres.control import ControlError, connect_control
+from proxy.postgres.hosts import Hosts
 from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, Snapshot
 from proxy.postgres.types.registry import resolve as resolve_type
-from proxy.postgres.upstream import Upstream
+from proxy.postgres.upstream import UpstreamError
 
 log = structlog.get_logger()
 
@@ -103,9 +103,9 @@ def build_snapshot(
 
 
 class Catalog:
-    def __init__(self, config: PostgresConfig, upstream: Upstream) -> None:
+    def __init__(self, config: PostgresConfig, hosts: Hosts) -> None:
         self._config = config
-        self._upstream = upstream
+        self._hosts = hosts
         self._connection: asyncpg.Connection | None = None
         self._flight: asyncio.Task[None] | None = None
         self._timer: asyncio.Task[None] | None = None
@@ -166,26 +166,17 @@ class Catalog:
         self.fresh = True
 
     async def _connect(self) -> asyncpg.Connection:
-        access, address = self._config.catalog, self._upstream.address
-        password = None if access.password is None else resolve_secret(access.password)
-        host, port = address.host, address.port
-        if address.unix:
-            host, _, tail = address.unix.rpartition("/.s.PGSQL.")
-            port = int(tail) if host and tail.isdigit() else 5432
-            host = host or os.path.dirname(address.unix)
-        if self._upstream.tls is not None and self._upstream.server_name != address.host:
-            raise CatalogError("postgres.upstream_tls.server_name must be upstream's host name")
-        return await asyncpg.connect(
-            host=host,
-            port=port,
-            user=access.user,
-            password=password,
-            database=self._config.database,
-            ssl=self._upstream.tls if self._upstream.tls is not None else False,
-            timeout=self._upstream.timeout_seconds,
-            statement_cache_size=0,
-            server_settings={"application_name": "sealgate catalogue", "lock_timeout": "2000"},
-        )
+        """To the best host, as sessions choose it. Raises CatalogError."""
+        last: Exception = CatalogError("no server")
+        try:
+            for host in await self._hosts.candidates():
+                try:
+                    return await connect_control(self._config, host.upstream, "catalogue")
+                except ControlError as error:
+                    last = error
+        except UpstreamError as error:
+            last = error
+        raise CatalogError(str(last)) from None
 
     async def _refresh_forever(self) -> None:
         while True:

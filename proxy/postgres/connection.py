@@ -1,66 +1,64 @@
 """One client connection and its server connection: sockets around the sans-I/O session.
 
-I/O module. Two thin protocol classes per connection; all decisions are in `startup.py` and
-`session.py`. One write per batch of messages. Back-pressure: a side is not read while the other
-side's write buffer is above its high-water mark, or while the session waits for something, so
-memory per connection is bounded. A uvloop transport may deliver bytes right after
-`pause_reading` (facts: performance.md C 3); bytes that come early are kept, never dropped.
+I/O module. Two thin protocol classes per connection; what comes before the session is
+`entrance.py`, all decisions of the session are in `session.py`. One write per batch of messages.
+Back-pressure: a side is not read while the other side's write buffer is above its high-water mark,
+or while the session waits for something, so memory per connection is bounded. A uvloop transport
+may deliver bytes right after `pause_reading` (facts: performance.md C 3); bytes that come early are
+kept, never dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import ssl
 from typing import TYPE_CHECKING, cast
 
 import structlog
 
 from proxy.errors import SealgateError
-from proxy.metrics import pg_client_connections
+from proxy.metrics import pg_client_connections, pg_connections_refused_total
 from proxy.native import WireError
 from proxy.postgres import sqlstate
+from proxy.postgres.entrance import enter
+from proxy.postgres.inbox import Inbox
 from proxy.postgres.messages import Malformed, error_response
 from proxy.postgres.session import Session
-from proxy.postgres.startup import (
-    CancelRequest,
-    GssEncRequest,
-    SslRequest,
-    StartupError,
-    StartupMessage,
-    StartupReader,
-)
-from proxy.postgres.upstream import UpstreamError, open_upstream, send_cancel
+from proxy.postgres.timeouts import CANCEL, Timeouts
+from proxy.postgres.upstream import UpstreamError
 
 if TYPE_CHECKING:
+    from proxy.postgres.hosts import Host
     from proxy.postgres.listener import PostgresListener
 
 log = structlog.get_logger()
 
 HIGH_WATER_BYTES = 256 * 1024
 PAUSED_BUFFER_BYTES = 256 * 1024  # client bytes kept while the session waits
+# places in `PostgresListener.traffic`
+FROM_CLIENT, TO_CLIENT, FROM_SERVER, TO_SERVER = range(4)
 
 
 class ServerLeg(asyncio.Protocol):
-    """The connection to PostgreSQL."""
+    """The connection to PostgreSQL. `inbox` holds what comes before there is a session."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.transport: asyncio.Transport | None = None
+        self.inbox = Inbox()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        self._connection.from_server(data)
+        self._connection.from_server(self, data)
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.server_lost(exc)
+        self._connection.server_lost(self)
 
     def pause_writing(self) -> None:
         self._connection.server_writable = False
@@ -74,19 +72,25 @@ class ServerLeg(asyncio.Protocol):
 class Connection(asyncio.Protocol):
     """The connection from a client, and the owner of the pair."""
 
-    def __init__(self, listener: PostgresListener) -> None:
-        self._listener = listener
-        self._loop = asyncio.get_running_loop()
-        self._startup: StartupReader | None = StartupReader(
-            listener.config.limits.max_startup_bytes
-        )
+    def __init__(
+        self, listener: PostgresListener, *, unix: bool = False, direct: bool = False
+    ) -> None:
+        self.listener = listener
+        self.unix = unix
+        self.inbox = Inbox()
+        self.tls: ssl.SSLObject | None = None
         self.transport: asyncio.Transport | None = None
         self.server: ServerLeg | None = None
+        self.host: Host | None = None
         self.session: Session | None = None
-        self._early: list[bytes] = []
+        self.user: str | None = None
+        self.arriving = True  # not authenticated yet
+        self.timeouts = Timeouts(listener.config.limits)
+        self._direct = direct
+        self._loop = asyncio.get_running_loop()
+        self._traffic = listener.traffic
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._tls = False
         self._closing = False
         self._client_reading = True
         self._server_reading = True
@@ -97,13 +101,16 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        if self._timer is None:  # not again after start_tls
-            _no_delay(transport)
-            self._listener.connections.add(self)
-            pg_client_connections.inc()
-            self._timer = self._loop.call_later(
-                self._listener.config.limits.startup_timeout_seconds, self._startup_timeout
-            )
+        if self._timer is not None:  # start_tls
+            return
+        if self._direct:
+            self.tls = transport.get_extra_info("ssl_object")
+        self.listener.add(self)
+        pg_client_connections.inc()
+        self._timer = self._loop.call_later(
+            self.listener.config.limits.startup_timeout_seconds, self._startup_timeout
+        )
+        self._task = self._loop.create_task(self._enter())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
@@ -115,7 +122,7 @@ class Connection(asyncio.Protocol):
             self.server.transport.close()
         if self.session is not None:
             self.session.close()
-        self._listener.connections.discard(self)
+        self.listener.remove(self)
         pg_client_connections.dec()
 
     def eof_received(self) -> bool:
@@ -130,9 +137,13 @@ class Connection(asyncio.Protocol):
         self.adjust_reading()
 
     def data_received(self, data: bytes) -> None:
+        self._traffic[FROM_CLIENT] += len(data)
         session = self.session
         if session is None:
-            self._early_bytes(data)
+            self.inbox.feed(data)
+            if self.inbox.full and self.transport is not None and self._client_reading:
+                self._client_reading = False
+                self.transport.pause_reading()
             return
         try:
             session.receive_client(data)
@@ -143,106 +154,44 @@ class Connection(asyncio.Protocol):
             self._broken(error)
             return
         self._pump()
+        if self.timeouts.enabled:
+            self.timeouts.client_sent(session.wire.expected, self._loop.time())
 
     # ---- start-up ------------------------------------------------------------------------------
-    def _early_bytes(self, data: bytes) -> None:
-        if self._closing:
-            return
-        if self._startup is None or self._task is not None:
-            self._early.append(data)
-            if sum(map(len, self._early)) > PAUSED_BUFFER_BYTES:
-                self._fatal(sqlstate.PROTOCOL_VIOLATION, "too many bytes before authentication")
-            return
-        self._startup.feed(data)
-        self._continue_startup()
-
-    def _continue_startup(self) -> None:
-        assert self._startup is not None and self.transport is not None
+    async def _enter(self) -> None:
+        """Runs the entrance to its end, then puts its session to work."""
         try:
-            request = self._startup.next()
-            if request is None:
-                return
-            if isinstance(request, StartupMessage) and not self._tls:
-                tls = self._listener.config.tls
-                if tls is not None and tls.require:
-                    raise StartupError("28000", "this listener accepts encrypted connections only")
-            if isinstance(request, SslRequest) and self._tls:
-                raise StartupError(sqlstate.PROTOCOL_VIOLATION, "SSL request inside TLS")
-        except StartupError as error:
-            self._fatal(error.sqlstate, str(error))
+            session = await enter(self)
+        except Exception as error:
+            self._task = None
+            self._not_entered(error)
             return
-        if isinstance(request, GssEncRequest):
-            self.transport.write(b"N")
-        elif isinstance(request, SslRequest):
-            if self._listener.client_tls is None:
-                self.transport.write(b"N")
-            else:
-                self._start(self._secure(self._listener.client_tls))
-        elif isinstance(request, CancelRequest):
-            self._start(self._cancel(request))
+        self._task = None
+        if session is None or self._closing:
+            self.abort(quietly=True)
         else:
-            self._start(self._open(request, self._startup.rest))
-            self._startup = None
+            self._begin(session)
 
-    def _start(self, work: object) -> None:
-        self._task = self._loop.create_task(cast("asyncio.Future[None]", work))  # type: ignore[arg-type]
+    def _not_entered(self, error: Exception) -> None:
+        code = getattr(error, "sqlstate", None)
+        if isinstance(error, Malformed):
+            code = sqlstate.PROTOCOL_VIOLATION
+        if isinstance(error, SealgateError) and code is not None:
+            pg_connections_refused_total.labels("startup").inc()
+            self.fatal(code, str(error))
+        elif isinstance(error, OSError):  # TLS with the client, or the client itself, is gone
+            pg_connections_refused_total.labels("tls").inc()
+            self.abort()
+        else:
+            self._broken(error)
 
-    async def _secure(self, context: ssl.SSLContext) -> None:
-        assert self.transport is not None
-        self.transport.pause_reading()
-        self.transport.write(b"S")
+    def _begin(self, session: Session) -> None:
+        leg = self.server
+        assert leg is not None
+        self.session = session
         try:
-            transport = await self._loop.start_tls(
-                self.transport,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=self._listener.config.limits.startup_timeout_seconds,
-            )
-        except (OSError, ssl.SSLError, ConnectionError):
-            self._task = None
-            self._abort()
-            return
-        if transport is None:
-            self._abort()
-            return
-        self.transport = transport
-        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self._tls = True
-        self._task = None
-        early, self._early = self._early, []
-        for data in early:
-            self._early_bytes(data)
-
-    async def _cancel(self, request: CancelRequest) -> None:
-        with contextlib.suppress(UpstreamError, OSError):
-            await send_cancel(self._listener.upstream, request.packet)
-        self._abort(quietly=True)
-
-    async def _open(self, startup: StartupMessage, rest: bytes) -> None:
-        leg = ServerLeg(self)
-        upstream = self._listener.upstream
-        try:
-            await open_upstream(upstream, lambda: leg)
-        except UpstreamError as error:
-            self._task = None
-            self._fatal(error.sqlstate, str(error))
-            return
-        if self._closing:
-            assert leg.transport is not None
-            leg.transport.close()
-            return
-        self.server = leg
-        self.session = Session(
-            self._listener.site,
-            startup,
-            any_tls=self._tls or upstream.tls is not None,
-            same_certificate=self._tls and self._same_certificate(leg),
-        )
-        self._task = None
-        early, self._early = [rest, *self._early], []
-        try:
-            self.session.receive_client(b"".join(early))
+            session.receive_server(leg.inbox.take())
+            session.receive_client(self.inbox.take())
         except (WireError, Malformed, SealgateError) as error:
             self._protocol_error(error)
             return
@@ -250,20 +199,48 @@ class Connection(asyncio.Protocol):
             self._broken(error)
             return
         self._pump()
+        self.adjust_reading()
 
-    def _same_certificate(self, leg: ServerLeg) -> bool:
-        assert leg.transport is not None
-        tls = leg.transport.get_extra_info("ssl_object")
-        return tls is not None and tls.getpeercert(True) == self._listener.certificate
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Answers an SSLRequest with `S`, then does the handshake. Raises OSError."""
+        assert self.transport is not None
+        self.transport.pause_reading()
+        self.transport.write(b"S")
+        transport = await self._loop.start_tls(
+            self.transport,
+            self,
+            context,
+            server_side=True,
+            ssl_handshake_timeout=self.listener.config.limits.startup_timeout_seconds,
+        )
+        if transport is None:
+            raise ConnectionError("closed during the handshake")
+        self.transport = transport
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self.tls = transport.get_extra_info("ssl_object")
+
+    def write(self, data: bytes) -> None:
+        """To the client, before there is a session."""
+        assert self.transport is not None
+        self._traffic[TO_CLIENT] += len(data)
+        self.transport.write(data)
+
+    def new_server_leg(self) -> ServerLeg:
+        """Takes the place of one that could not be connected."""
+        self.server = ServerLeg(self)
+        return self.server
 
     def _startup_timeout(self) -> None:
-        if self.session is None or self.session.authenticating:
-            self._fatal("08P01", "connection start-up took too long")
+        if self.arriving:
+            pg_connections_refused_total.labels("slow").inc()
+            self.fatal(sqlstate.PROTOCOL_VIOLATION, "connection start-up took too long")
 
     # ---- the pair at work ----------------------------------------------------------------------
-    def from_server(self, data: bytes) -> None:
+    def from_server(self, leg: ServerLeg, data: bytes) -> None:
+        self._traffic[FROM_SERVER] += len(data)
         session = self.session
         if session is None or self._closing:
+            leg.inbox.feed(data)
             return
         try:
             session.receive_server(data)
@@ -273,7 +250,12 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self._broken(error)
             return
+        if self.arriving and session.ready:
+            self.arriving = False
+            self.listener.arrived()
         self._pump()
+        if self.timeouts.enabled:
+            self.timeouts.server_sent(session.wire.expected)
 
     def _pump(self) -> None:
         """Writes what the session has for both sides and starts what it waits for."""
@@ -283,12 +265,14 @@ class Connection(asyncio.Protocol):
             return
         out = session.data_to_server()
         if out and self.server is not None and self.server.transport is not None:
+            self._traffic[TO_SERVER] += len(out)
             self.server.transport.write(out)
         out = session.data_to_client()
         if out:
+            self._traffic[TO_CLIENT] += len(out)
             self.transport.write(out)
         if session.hang_up:
-            self._abort(quietly=True)
+            self.abort(quietly=True)
         elif session.pending() is not None or session.waiting:
             self._wait()
         elif not self._client_reading or not self._server_reading:
@@ -298,7 +282,7 @@ class Connection(asyncio.Protocol):
         assert self.session is not None
         need = self.session.pending()
         if need is not None and self._task is None:
-            self._start(self._fulfil())
+            self._task = self._loop.create_task(self._fulfil())
         self.adjust_reading()
 
     async def _fulfil(self) -> None:
@@ -307,7 +291,7 @@ class Connection(asyncio.Protocol):
         try:
             while (need := session.pending()) is not None:
                 try:
-                    result: object = await self._listener.site.fulfil(need)
+                    result: object = await self.listener.site.fulfil(need)
                 except SealgateError as error:
                     result = error
                 session.resolve(need, result)
@@ -327,36 +311,38 @@ class Connection(asyncio.Protocol):
         if self._closing or self.transport is None:
             return
         session = self.session
-        full = session is not None and session.client_buffered > PAUSED_BUFFER_BYTES
-        want = self.server_writable and not (full and session is not None and session.waiting)
+        if session is None:
+            return
+        full = session.client_buffered > PAUSED_BUFFER_BYTES
+        want = self.server_writable and not (full and session.waiting)
         if want != self._client_reading:
             self._client_reading = want
             (self.transport.resume_reading if want else self.transport.pause_reading)()
         leg = self.server.transport if self.server is not None else None
-        want = self.client_writable and not (session is not None and session.rows_waiting)
+        want = self.client_writable and not session.rows_waiting
         if leg is not None and want != self._server_reading:
             self._server_reading = want
             (leg.resume_reading if want else leg.pause_reading)()
 
-    def server_lost(self, exc: Exception | None) -> None:
-        if self._closing or self.transport is None:
+    def server_lost(self, leg: ServerLeg) -> None:
+        if leg is not self.server or self._closing or self.transport is None:
             return
-        if self.session is not None and not self.session.finished:
-            self._fatal(
-                sqlstate.CRASH_SHUTDOWN,
-                "the connection to the PostgreSQL server was lost",
-            )
+        lost = "the connection to the PostgreSQL server was lost"
+        if self.session is None:
+            leg.inbox.fail(UpstreamError(sqlstate.CONNECTION_FAILURE, lost))
+        elif self.session.finished:
+            self.abort(quietly=True)
         else:
-            self._abort(quietly=True)
+            self.fatal(sqlstate.CRASH_SHUTDOWN, lost)
 
     # ---- endings -------------------------------------------------------------------------------
     def _protocol_error(self, error: Exception) -> None:
         side = getattr(error, "side", "client")
         log.warning("postgres.protocol_error", side=side, reason=str(error))
         if side == "server":
-            self._fatal(sqlstate.CONNECTION_FAILURE, "the server broke the protocol")
+            self.fatal(sqlstate.CONNECTION_FAILURE, "the server broke the protocol")
         else:
-            self._fatal(sqlstate.PROTOCOL_VIOLATION, str(error))
+            self.fatal(sqlstate.PROTOCOL_VIOLATION, str(error))
 
     def _broken(self, error: Exception) -> None:
         """An invariant of ours does not hold: this connection ends, and never hangs.
@@ -368,15 +354,20 @@ class Connection(asyncio.Protocol):
             at = at.tb_next
         where = f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}" if at is not None else ""
         log.error("postgres.session_failed", error=type(error).__name__, where=where)
-        self._fatal(sqlstate.INTERNAL_ERROR, "internal error in the proxy")
+        self.fatal(sqlstate.INTERNAL_ERROR, "internal error in the proxy")
 
-    def _fatal(self, code: str, message: str) -> None:
-        if self.transport is not None and not self._closing:
-            self.transport.write(error_response(code, message, severity="FATAL"))
-        self._abort(quietly=True)
+    def fatal(self, code: str, message: str) -> None:
+        """Ends both sides; the client is told, unless that would fall into a half-sent message."""
+        half_sent = self.session is not None and self.session.wire.mid_message
+        if self.transport is not None and not self._closing and not half_sent:
+            self.listener.count_error(code)
+            self.write(error_response(code, message, severity="FATAL"))
+        self.abort(quietly=True)
 
-    def _abort(self, quietly: bool = False) -> None:
+    def abort(self, quietly: bool = False) -> None:
         self._closing = True
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
         if self.server is not None and self.server.transport is not None:
             self.server.transport.close()
         if self.transport is not None:
@@ -384,14 +375,22 @@ class Connection(asyncio.Protocol):
 
     def shut_down(self) -> None:
         """Ends an idle or busy connection as PostgreSQL's own fast shutdown does."""
-        self._fatal(sqlstate.ADMIN_SHUTDOWN, "terminating connection: the proxy is shutting down")
+        self.fatal(sqlstate.ADMIN_SHUTDOWN, "terminating connection: the proxy is shutting down")
 
     @property
     def idle(self) -> bool:
         return self.session is None or self.session.idle
 
-
-def _no_delay(transport: asyncio.BaseTransport) -> None:
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def sweep(self, now: float) -> None:
+        """Called by the listener about once a second: applies the time-outs."""
+        session = self.session
+        if session is None or not session.ready or self._closing:
+            return
+        due = self.timeouts.due(session.wire.expected, session.wire.status, now)
+        if due is None:
+            return
+        if due == CANCEL:
+            if session.cancel_key and self.host is not None:
+                self.listener.cancel(self.host, session.cancel_key)
+            return
+        self.fatal(due, self.timeouts.text(due))

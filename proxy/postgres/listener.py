@@ -1,4 +1,4 @@
-"""Accepts PostgreSQL clients: the listening socket, its connections, and how they end.
+"""Accepts PostgreSQL clients: the listening sockets, their connections, and how they end.
 
 I/O module. What the connections share is in `site.py`; one connection is `connection.py`.
 """
@@ -7,71 +7,173 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
-import ssl
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from proxy.config.model import PostgresConfig, TlsServer
-from proxy.errors import ConfigError
+from proxy import native
+from proxy.config.model import PostgresConfig
+from proxy.metrics import pg_bytes_total, pg_errors_total
+from proxy.postgres import sqlstate
+from proxy.postgres.addresses import bound
 from proxy.postgres.connection import Connection
+from proxy.postgres.entrance import Refused
+from proxy.postgres.gate import Gate
+from proxy.postgres.hosts import Host, Hosts
 from proxy.postgres.site import Site
-from proxy.postgres.upstream import upstream_of
+from proxy.postgres.startup import cancel_packet
+from proxy.postgres.tls import ClientTls
+from proxy.postgres.upstream import UpstreamError, send_cancel
+from proxy.postgres.users import Users
 
 if TYPE_CHECKING:
     from proxy.keys.service import KeyService
 
 BACKLOG = 1024
-_PEM_BEGIN, _PEM_END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_TICK_SECONDS = 1.0
+_BYTES = (
+    pg_bytes_total.labels("client", "in"),
+    pg_bytes_total.labels("client", "out"),
+    pg_bytes_total.labels("server", "in"),
+    pg_bytes_total.labels("server", "out"),
+)
 
 
 class PostgresListener:
-    """One listening address (`config.listen`, or the socket handed in) of one worker."""
+    """The listening addresses (`config.listen`, or the sockets handed in) of one worker."""
 
     def __init__(
-        self, config: PostgresConfig, keys: KeyService, *, sock: socket.socket | None = None
+        self, config: PostgresConfig, keys: KeyService, *, socks: Sequence[socket.socket] = ()
     ) -> None:
         self.config = config
-        self.upstream = upstream_of(config)
-        self.client_tls = None if config.tls is None else server_context(config.tls)
-        self.certificate = None if config.tls is None else leaf_certificate(config.tls)
-        self.site = Site(config, keys, self.upstream)
+        self.hosts = Hosts(config)
+        self.client_tls = None if config.tls is None else ClientTls(config.tls)
+        self.users = Users(config.auth)
+        self.site = Site(config, keys, self.hosts)
         self.connections: set[Connection] = set()
-        self._sock = sock
-        self._server: asyncio.Server | None = None
+        self.traffic = [0, 0, 0, 0]  # bytes since the last tick
+        self._errors: Counter[str] = Counter()
+        self._by_user: Counter[str] = Counter()
+        self._arriving = 0
+        self._socks = socks
+        self._gates: list[Gate] = []
+        self._cancels: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Reads the catalogue once, then accepts."""
+        """Reads the catalogue once, then accepts. Raises ConfigError."""
         await self.site.start()
-        loop = asyncio.get_running_loop()
+        for sock in self._socks or [bound(address) for address in self.config.listen]:
+            gate = Gate(self, sock)
+            self._gates.append(gate)
+            gate.start(BACKLOG)
+        self._tick()
 
-        def accept() -> Connection:
-            return Connection(self)
-
-        address = self.config.listen
-        if self._sock is not None and self._sock.family == socket.AF_UNIX:
-            self._server = await loop.create_unix_server(accept, sock=self._sock, backlog=BACKLOG)
-        elif self._sock is not None:
-            self._server = await loop.create_server(accept, sock=self._sock, backlog=BACKLOG)
-        elif address.unix:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(address.unix)
-            self._server = await loop.create_unix_server(accept, address.unix, backlog=BACKLOG)
-        else:
-            self._server = await loop.create_server(
-                accept, address.host, address.port, backlog=BACKLOG, reuse_port=True
-            )
+    @property
+    def addresses(self) -> list[tuple[str, int] | str]:
+        """Where clients reach it: (host, port), or the path of a unix socket."""
+        names = [gate.sock.getsockname() for gate in self._gates]
+        return [name if isinstance(name, str) else (name[0], name[1]) for name in names]
 
     @property
     def address(self) -> tuple[str, int] | str:
-        """Where clients reach it: (host, port), or the path of a unix socket."""
-        assert self._server is not None
-        name = self._server.sockets[0].getsockname()
-        return name if isinstance(name, str) else (name[0], name[1])
+        """The first of them."""
+        return self.addresses[0]
 
+    def health(self) -> dict[str, object]:
+        return {"connections": len(self.connections), "hosts": self.hosts.health()}
+
+    # ---- connections come and go ---------------------------------------------------------------
+    @property
+    def full(self) -> bool:
+        """No further connection is taken now."""
+        limits = self.config.limits
+        arriving = sum(gate.arriving for gate in self._gates)
+        if limits.max_connections and len(self.connections) + arriving >= limits.max_connections:
+            return True
+        return self._arriving + arriving >= limits.max_unauthenticated
+
+    def add(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        self._arriving += 1
+
+    def arrived(self) -> None:
+        """One of the connections is authenticated."""
+        self._arriving -= 1
+
+    def remove(self, connection: Connection) -> None:
+        if connection not in self.connections:
+            return
+        self.connections.discard(connection)
+        if connection.arriving:
+            self._arriving -= 1
+        if connection.user is not None:
+            self._by_user[connection.user] -= 1
+            if not self._by_user[connection.user]:
+                del self._by_user[connection.user]
+
+    def count_user(self, connection: Connection, user: str) -> None:
+        """Raises Refused when this user has as many connections as it may have."""
+        limit = self.config.limits.max_connections_per_user
+        if limit and self._by_user[user] >= limit:
+            raise Refused(sqlstate.TOO_MANY_CONNECTIONS, f'too many connections for role "{user}"')
+        connection.user = user
+        self._by_user[user] += 1
+
+    def cancel(self, host: Host, key: bytes) -> None:
+        """Asks the server to cancel what the backend with this key does, in the background."""
+
+        async def send() -> None:
+            with contextlib.suppress(UpstreamError):
+                await send_cancel(host.upstream, cancel_packet(key))
+
+        task = asyncio.get_running_loop().create_task(send())
+        self._cancels.add(task)
+        task.add_done_callback(self._cancels.discard)
+
+    # ---- once a second -------------------------------------------------------------------------
+    def count_error(self, code: str) -> None:
+        self._errors[code[:2]] += 1
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ticker = loop.call_later(self._tick_seconds(), self._tick)
+        now = loop.time()
+        for connection in list(self.connections):
+            connection.sweep(now)
+        self.publish()
+
+    def _tick_seconds(self) -> float:
+        """A second, or a quarter of the shortest time-out."""
+        limits = self.config.limits
+        shortest = min(
+            t
+            for t in (
+                limits.statement_timeout_seconds,
+                limits.idle_session_timeout_seconds,
+                limits.idle_in_transaction_timeout_seconds,
+                4 * _TICK_SECONDS,
+            )
+            if t > 0
+        )
+        return max(0.02, shortest / 4)
+
+    def publish(self) -> None:
+        """Hands what was counted to the metrics."""
+        for counter, count in zip(_BYTES, self.traffic, strict=True):
+            if count:
+                counter.inc(count)
+        self.traffic[:] = (0, 0, 0, 0)
+        self._errors.update(native.take_error_counts())
+        for sqlstate_class, count in self._errors.items():
+            pg_errors_total.labels(sqlstate_class).inc(count)
+        self._errors.clear()
+
+    # ---- endings -------------------------------------------------------------------------------
     def stop_accepting(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        for gate in self._gates:
+            gate.close()
 
     async def drain(self, seconds: float) -> None:
         """Stops accepting, ends connections as they fall idle, the rest after `seconds`."""
@@ -86,26 +188,8 @@ class PostgresListener:
                 break
             await asyncio.sleep(0.02)
         await asyncio.sleep(0)
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.publish()
         await self.site.close()
-
-
-def server_context(tls: TlsServer) -> ssl.SSLContext:
-    """TLS towards clients; raises ConfigError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"postgres.tls: {error}") from None
-    return context
-
-
-def leaf_certificate(tls: TlsServer) -> bytes:
-    """DER of the certificate that clients see; raises ConfigError."""
-    try:
-        with open(tls.cert_file, encoding="ascii") as file:
-            text = file.read()
-        end = text.index(_PEM_END) + len(_PEM_END)
-        return ssl.PEM_cert_to_DER_cert(text[text.index(_PEM_BEGIN) : end])
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"postgres.tls.cert_file: {error}") from None
+        await self.hosts.close()

@@ -10,16 +10,17 @@ import structlog
 
 from proxy.metrics import pg_integrity_failures_total
 from proxy.native import KeyGone
-from proxy.policy.model import Principal
 from proxy.postgres import auth, sqlstate
 from proxy.postgres.messages import (
     AUTHENTICATION,
+    BACKEND_KEY_DATA,
     BIND_COMPLETE,
     CLOSE_COMPLETE,
     COMMAND_COMPLETE,
     DATA_ROW,
     EMPTY_QUERY,
     ERROR_RESPONSE,
+    NEGOTIATE_PROTOCOL_VERSION,
     PARAMETER_DESCRIPTION,
     PARAMETER_STATUS,
     PARSE_COMPLETE,
@@ -101,8 +102,12 @@ class ServerSide:
             self._parameter_description(payload, cookie)
         elif kind in (COMMAND_COMPLETE, EMPTY_QUERY):
             self._complete(payload, cookie)
+        elif kind == NEGOTIATE_PROTOCOL_VERSION:
+            self._negotiated(payload)
         else:
-            wire.forward_server()  # NoData, BackendKeyData, NegotiateProtocolVersion
+            if kind == BACKEND_KEY_DATA:
+                session.cancel_key = payload
+            wire.forward_server()  # NoData is the other
 
     # ---- results -------------------------------------------------------------------------------
     def _row_description(self, payload: bytes, cookie: object) -> None:
@@ -249,8 +254,20 @@ class ServerSide:
             wire.drop_server()
 
     # ---- authentication ------------------------------------------------------------------------
+    def _negotiated(self, servers: bytes) -> None:
+        """Tells the client once what of its wish server and proxy know, before authentication."""
+        session = self._session
+        told, session.negotiation = session.negotiation, None
+        if told is not None:
+            session.wire.put_client(told.message(servers))
+            if servers:
+                session.wire.drop_server()
+        elif servers:
+            session.wire.forward_server()
+
     def _authentication(self, payload: bytes) -> None:
         session = self._session
+        self._negotiated(b"")
         code = auth.request_code(payload)
         if code == auth.SASL and session.withdraw_binding:
             self._plus_offered = auth.offers_channel_binding(payload)
@@ -258,7 +275,7 @@ class ServerSide:
             session.wire.drop_server()
             return
         if code == auth.OK:
-            session.principal = Principal("postgres", session.startup.user)
+            session.principal = session.becomes
         session.wire.forward_server()
 
     def password(self, payload: bytes) -> None:

@@ -25,7 +25,7 @@ from proxy.postgres.plan import Refusal, SessionContext
 from proxy.postgres.server_side import ServerSide
 from proxy.postgres.settings import Settings
 from proxy.postgres.snapshot import Snapshot
-from proxy.postgres.startup import StartupMessage
+from proxy.postgres.startup import Negotiation, StartupMessage
 from proxy.postgres.statements import Names, Portal, Statement
 from proxy.postgres.types.base import TextContext
 from proxy.postgres.values import ResultRows, needed_for_rows
@@ -45,15 +45,24 @@ class Session:
         *,
         any_tls: bool = False,
         same_certificate: bool = False,
+        principal: Principal | None = None,
+        logged_in: bool = False,
+        negotiation: Negotiation | None = None,
     ) -> None:
         """`any_tls`: TLS ends here, on either leg; `same_certificate`: on both, with one and the
-        same certificate, so that SCRAM channel binding holds from end to end."""
+        same certificate, so that SCRAM channel binding holds from end to end. `principal`: who the
+        client is once it is let in (default: the role); `logged_in`: the server has taken the
+        start-up packet and the proxy's own credentials already; `negotiation`: what the client is
+        to be told of its protocol version."""
         self.site = site
         self.startup = startup
         self.withdraw_binding = any_tls and not same_certificate
         self.protected = site.protects(startup.database)
         self.settings = Settings(startup.parameters)
         self.principal: Principal | None = None  # known after AuthenticationOk
+        self.becomes = principal or Principal("postgres", startup.user)
+        self.negotiation = negotiation
+        self.cancel_key = b""  # the server's BackendKeyData
         self.ready = False
         self.hang_up = False  # close the client after what is written
         self.finished = False  # a lost connection is no surprise any more
@@ -65,7 +74,8 @@ class Session:
             self.portals.table,
             not self.protected,
         )
-        self.wire.put_server(startup.packet)
+        if not logged_in:
+            self.wire.put_server(startup.packet)
         self._server = ServerSide(self)
         self._client = ClientSide(self)
         self._message: tuple[int, bytes] | None = None  # the client's, that waits

@@ -20,12 +20,12 @@ from proxy.metrics import (
 from proxy.native import CANON_CALL, ColumnCodec, strip_literals
 from proxy.policy.model import Action, Principal, Resource
 from proxy.postgres import catalog
+from proxy.postgres.hosts import Hosts
 from proxy.postgres.needs import Need, SnapshotWanted, Use
 from proxy.postgres.plan import Plan, Refusal, SessionContext
 from proxy.postgres.snapshot import ProtectedColumn, Snapshot
 from proxy.postgres.templates import Templates
 from proxy.postgres.types.registry import codec_for
-from proxy.postgres.upstream import Upstream
 
 if TYPE_CHECKING:
     from proxy.keys.service import KeyService, RingKeys
@@ -41,10 +41,10 @@ _LARGEST_CACHED_TEXT_BYTES = 64 * 1024
 class Site:
     catalog_query = catalog.QUERY.encode()
 
-    def __init__(self, config: PostgresConfig, keys: KeyService, upstream: Upstream) -> None:
+    def __init__(self, config: PostgresConfig, keys: KeyService, hosts: Hosts) -> None:
         self.config = config
         self._keys = keys
-        self._catalog = catalog.Catalog(config, upstream)
+        self._catalog = catalog.Catalog(config, hosts)
         self._planner: Planner | None = None
         if config.columns:  # else neither the grammar nor a plan is ever needed
             from proxy.postgres.rewrite import Planner

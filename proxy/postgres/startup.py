@@ -5,9 +5,10 @@ protocol 3.0 and 3.2. Pure: bytes in, requests out. Does not know sockets or TLS
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.errors import SealgateError
+from proxy.postgres.messages import NEGOTIATE_PROTOCOL_VERSION, Malformed, c_string, frame
 from proxy.postgres.sqlstate import FEATURE_NOT_SUPPORTED, PROTOCOL_VIOLATION
 
 CANCEL_CODE = 80877102  # 1234 5678
@@ -15,6 +16,9 @@ SSL_CODE = 80877103  # 1234 5679
 GSSENC_CODE = 80877104  # 1234 5680
 SSL_REQUEST = struct.pack("!II", 8, SSL_CODE)
 MAX_CANCEL_KEY_BYTES = 256
+NEWEST_MINOR = 2  # protocol 3.2: cancel keys of up to 256 bytes
+_PROTOCOL_OPTION = "_pq_."
+_FALSE = ("false", "off", "no", "0", "f", "n")  # as far as they are spelt in practice
 
 
 class StartupError(SealgateError):
@@ -44,6 +48,15 @@ class CancelRequest:
 class StartupMessage:
     packet: bytes  # whole, as the client sent it
     parameters: dict[str, str]
+    minor: int = 0  # of the protocol version that it asks for
+
+    @property
+    def replication(self) -> str:
+        """ "" for an ordinary session, "physical", or "database"."""
+        value = self.parameters.get("replication", "false").lower()
+        if value in _FALSE:
+            return ""
+        return "database" if value == "database" else "physical"
 
     @property
     def user(self) -> str:
@@ -57,11 +70,17 @@ class StartupMessage:
 Request = SslRequest | GssEncRequest | CancelRequest | StartupMessage
 
 
+def cancel_packet(key: bytes) -> bytes:
+    """A CancelRequest for the backend with this key (the payload of its BackendKeyData)."""
+    return struct.pack("!II", 8 + len(key), CANCEL_CODE) + key
+
+
 class StartupReader:
     """Collects packets until the first StartupMessage or CancelRequest; `rest` is what follows."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, allow_replication: bool = False) -> None:
         self._max = max_bytes
+        self._allow_replication = allow_replication
         self._buffer = b""
         self._negotiations = 0
 
@@ -76,7 +95,7 @@ class StartupReader:
         """The next request, None when bytes are missing; raises StartupError."""
         data = self._buffer
         if data[:1] == b"\x16":
-            raise StartupError(FEATURE_NOT_SUPPORTED, "direct TLS negotiation is not supported")
+            raise StartupError(FEATURE_NOT_SUPPORTED, "direct TLS is not offered here")
         if len(data) < 4:
             return None
         length = int.from_bytes(data[:4], "big")
@@ -92,7 +111,10 @@ class StartupReader:
             if not 12 < length <= 12 + MAX_CANCEL_KEY_BYTES:
                 raise StartupError(PROTOCOL_VIOLATION, "invalid length of cancel request")
             return CancelRequest(packet)
-        return _startup_message(packet, code)
+        message = _startup_message(packet, code)
+        if message.replication and not self._allow_replication:
+            raise StartupError(FEATURE_NOT_SUPPORTED, "replication connections are not supported")
+        return message
 
     def _negotiation(self, code: int, length: int) -> Request:
         self._negotiations += 1
@@ -126,6 +148,53 @@ def _startup_message(packet: bytes, code: int) -> StartupMessage:
     parameters = dict(zip(text[::2], text[1::2], strict=True))
     if not parameters.get("user"):
         raise StartupError("28000", "no PostgreSQL user name specified in startup packet")
-    if parameters.get("replication", "false").lower() not in ("false", "off", "no", "0"):
-        raise StartupError(FEATURE_NOT_SUPPORTED, "replication connections are not supported")
-    return StartupMessage(packet, parameters)
+    return StartupMessage(packet, parameters, minor)
+
+
+# ---- what the server is asked, and what the client is told of it ---------------------------------
+@dataclass(frozen=True, slots=True)
+class Negotiation:
+    """What of a client's wish this proxy does not know: a newer minor version, `_pq_.` options."""
+
+    minor: int
+    options: tuple[str, ...]
+
+    def message(self, servers: bytes = b"") -> bytes:
+        """NegotiateProtocolVersion; `servers` is the payload of the server's own, if it sent one.
+
+        Raises Malformed.
+        """
+        minor, options = self.minor, list(self.options)
+        if servers:
+            if len(servers) < 8:
+                raise Malformed("NegotiateProtocolVersion")
+            minor = min(minor, int.from_bytes(servers[:4], "big") & 0xFFFF)
+            at = 8
+            for _ in range(int.from_bytes(servers[4:8], "big")):
+                name, at = c_string(servers, at)
+                options.append(name.decode("utf-8", "replace"))
+        body = struct.pack("!II", 3 << 16 | minor, len(options))
+        names = b"".join(name.encode() + b"\0" for name in options)
+        return frame(NEGOTIATE_PROTOCOL_VERSION, body + names)
+
+
+def for_server(
+    startup: StartupMessage, user: str | None = None
+) -> tuple[StartupMessage, Negotiation | None]:
+    """The start-up that goes to the server, and what the client must be told if it differs.
+
+    The server is asked for nothing that this proxy would not understand in its answers. What needs
+    no change is the very packet that came. `user` takes the client's place.
+    """
+    unknown = tuple(name for name in startup.parameters if name.startswith(_PROTOCOL_OPTION))
+    minor = min(startup.minor, NEWEST_MINOR)
+    told = Negotiation(minor, unknown) if unknown or minor != startup.minor else None
+    if told is None and user in (None, startup.user):
+        return startup, None
+    parameters = {k: v for k, v in startup.parameters.items() if k not in unknown}
+    if user is not None:
+        parameters.setdefault("database", startup.database)
+        parameters["user"] = user
+    words = b"".join(k.encode() + b"\0" + v.encode() + b"\0" for k, v in parameters.items())
+    packet = struct.pack("!II", 9 + len(words), 3 << 16 | minor) + words + b"\0"
+    return replace(startup, packet=packet, parameters=parameters, minor=minor), told

@@ -22,6 +22,7 @@ import structlog
 from proxy.config.load import load
 from proxy.config.model import Address, Config
 from proxy.errors import ConfigError
+from proxy.postgres.addresses import bound
 from proxy.runtime.worker import EXIT_CONFIG
 
 log = structlog.get_logger("supervisor")
@@ -54,7 +55,7 @@ class Supervisor:
         self.config = config
         self.workers: list[Worker] = []
         self.metrics_dir = tempfile.mkdtemp(prefix="sealgate-metrics-")
-        self._holders: dict[str, socket.socket] = {}
+        self._holders: dict[str, list[socket.socket]] = {}
         self._stopping = asyncio.Event()
         self._failed = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,14 +78,19 @@ class Supervisor:
             await self._drain()
         finally:
             await admin.close()
-            for holder in self._holders.values():
-                holder.close()
+            for holder in [h for holders in self._holders.values() for h in holders]:
+                _release(holder)
             shutil.rmtree(self.metrics_dir, ignore_errors=True)
         return self._failed
 
     def addresses(self) -> dict[str, Any]:
-        """Where clients reach each listener: [host, port], or a path."""
-        return {name: _shown(s.getsockname()) for name, s in self._holders.items()}
+        """Where clients reach each listener: [host, port], or a path; `_also` lists further ones."""
+        said: dict[str, Any] = {}
+        for name, holders in self._holders.items():
+            said[name], *more = [_shown(s.getsockname()) for s in holders]
+            if more:
+                said[f"{name}_also"] = more
+        return said
 
     @property
     def ready(self) -> bool:
@@ -92,29 +98,37 @@ class Supervisor:
 
     def _reserve(self) -> None:
         """Binds each address without listening: the port is ours while workers come and go."""
-        for name, part in (("postgres", self.config.postgres), ("s3", self.config.s3)):
-            if part is not None:
-                self._holders[name] = _bound(part.listen, name)
+        wanted: dict[str, tuple[Address, ...]] = {}
+        if self.config.postgres is not None:
+            wanted["postgres"] = self.config.postgres.listen
+        if self.config.s3 is not None:
+            wanted["s3"] = (self.config.s3.listen,)
+        for name, addresses in wanted.items():
+            holders = self._holders.setdefault(name, [])
+            for address in addresses:
+                try:
+                    holders.append(bound(address))
+                except ConfigError as error:
+                    raise ConfigError(f"{name}.listen: {error}") from None
 
     async def _start_worker(self, delay: float = 0.0) -> None:
         if delay:
             await asyncio.sleep(delay)
         if self._stopping.is_set():
             return
-        sockets = {name: _twin(holder) for name, holder in self._holders.items()}
+        sockets = [(n, _twin(h)) for n, holders in self._holders.items() for h in holders]
         status_read, status_write = os.pipe()
         stdin_read, stdin_write = os.pipe()
         argv = [
             sys.executable, "-m", "proxy.runtime.worker", "--config", self.path,
             "--status-fd", str(status_write),
         ]  # fmt: skip
-        for name, option in (("postgres", "--pg-fd"), ("s3", "--s3-fd")):
-            if name in sockets:
-                argv += [option, str(sockets[name].fileno())]
+        for name, sock in sockets:
+            argv += [{"postgres": "--pg-fd", "s3": "--s3-fd"}[name], str(sock.fileno())]
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=stdin_read,
-            pass_fds=[status_write, *(s.fileno() for s in sockets.values())],
+            pass_fds=[status_write, *(s.fileno() for _, s in sockets)],
             env={
                 **os.environ,
                 "LD_BIND_NOW": "1",  # lazy binding leaves key bytes on the stack
@@ -123,7 +137,7 @@ class Supervisor:
         )
         os.close(status_write)
         os.close(stdin_read)
-        for sock in sockets.values():
+        for _, sock in sockets:
             if sock.family != socket.AF_UNIX:
                 sock.close()
         worker = Worker(process, stdin_write)
@@ -234,24 +248,12 @@ def _shown(name: Any) -> Any:
     return name if isinstance(name, str) else [name[0], name[1]]
 
 
-def _bound(address: Address, what: str) -> socket.socket:
-    try:
-        if address.unix:
-            with suppress(FileNotFoundError):
-                os.unlink(address.unix)
-            made = socket.socket(socket.AF_UNIX)
-            made.bind(address.unix)
-            return made
-        made = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind((address.host, address.port))
-    except OSError as error:
-        where = address.unix or f"{address.host}:{address.port}"
-        raise ConfigError(
-            f"{what}.listen: {where}: {error.strerror}; stop what is there or change {what}.listen"
-        ) from None
-    return made
+def _release(holder: socket.socket) -> None:
+    path = holder.getsockname()
+    holder.close()
+    if isinstance(path, str):
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def _twin(holder: socket.socket) -> socket.socket:

@@ -33,7 +33,7 @@ _BEAT_SECONDS = 1.0
 log = structlog.get_logger("worker")
 
 
-async def serve(config: Config, pg_fd: int, s3_fd: int, status_fd: int) -> None:
+async def serve(config: Config, pg_fds: list[int], s3_fd: int, status_fd: int) -> None:
     """Runs until SIGTERM or until the supervisor is gone; then drains and wipes."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -43,15 +43,20 @@ async def serve(config: Config, pg_fd: int, s3_fd: int, status_fd: int) -> None:
     keys = await open_keys(config.keys, config.policy, prewarm=rings_of(config))
     servers: list[PostgresListener | S3Gateway] = []
     try:
-        if config.postgres and pg_fd >= 0:
-            servers.append(PostgresListener(config.postgres, keys, sock=_socket(pg_fd)))
+        if config.postgres and pg_fds:
+            socks = [_socket(fd) for fd in pg_fds]
+            servers.append(PostgresListener(config.postgres, keys, socks=socks))
         if config.s3 and s3_fd >= 0:
             gateway = S3Gateway(config.s3, keys, resolve_secret=resolve, sock=_socket(s3_fd))
             servers.append(gateway)
         for server in servers:
             await server.start()
         while not stop.is_set():
-            _say(status_fd, {"ready": True, "health": keys.health()})
+            health: dict[str, object] = {"keys": keys.health()}
+            for server in servers:
+                if isinstance(server, PostgresListener):
+                    health["postgres"] = server.health()
+            _say(status_fd, {"ready": True, "health": health})
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _BEAT_SECONDS)
         _say(status_fd, {"ready": False, "draining": True})
@@ -81,7 +86,7 @@ def _say(fd: int, what: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", required=True)
-    parser.add_argument("--pg-fd", type=int, default=-1)
+    parser.add_argument("--pg-fd", type=int, action="append", default=[])
     parser.add_argument("--s3-fd", type=int, default=-1)
     parser.add_argument("--status-fd", type=int, required=True)
     options = parser.parse_args()
