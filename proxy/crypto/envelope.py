@@ -9,7 +9,7 @@ import base64
 import binascii
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
@@ -50,19 +50,27 @@ class RingVersion(Protocol):
     def handle(self) -> KeyHandle: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OpenedEnvelope:
-    """The object's key and identity. The key is the caller's to wipe."""
+    """The object's key and identity. The key is wiped when the last holder has closed it."""
 
     kind: Kind
     ring_version_id: bytes
     object_id: bytes
     object_key: KeyHandle
     checksum: Checksum | None = None
+    holders: int = field(default=1, compare=False)
+
+    def share(self) -> "OpenedEnvelope":
+        """One more holder."""
+        self.holders += 1
+        return self
 
     def close(self) -> None:
-        """Wipe the object key."""
-        self.object_key.wipe()
+        """One holder less; the last one wipes the object key."""
+        self.holders -= 1
+        if self.holders <= 0:
+            self.object_key.wipe()
 
 
 @dataclass(frozen=True, slots=True)

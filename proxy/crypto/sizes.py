@@ -9,6 +9,8 @@ function of its plaintext size (docs/reference/format-objects.md, section "Store
 (header 56, entry 16, one more chunk tag 16), holds at least 5 MiB, and there are at most 10,000.
 """
 
+from functools import lru_cache
+
 from proxy.crypto import parts
 
 MIN_PART_BYTES = 5 * 1024 * 1024
@@ -30,6 +32,7 @@ def stored_size(plain: int) -> int:
     return plain + _FIXED_BYTES + tags + _PER_PART_BYTES * min(plain // MIN_PART_BYTES, MAX_PARTS)
 
 
+@lru_cache(maxsize=4096)
 def plain_size(stored: int) -> int | None:
     """Plaintext bytes of a stored object of `stored` bytes; None when no object is that long."""
     low, high = 0, min(stored - _FIXED_BYTES - parts.TAG_BYTES, MAX_PLAIN_BYTES)

@@ -6,10 +6,19 @@ without looking at `alive` again. Single thread: the loop's.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from proxy.errors import KeyUnavailable
 from proxy.native import KeyHandle
+
+
+class Wipeable(Protocol):
+    """A handle, or whatever holds several."""
+
+    def wipe(self) -> None: ...
+
+
+W = TypeVar("W", bound=Wipeable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,7 @@ class RingKeys:
         self.generation = generation  # of the ring document they were read from
         self.versions = versions
         self.derived: dict[object, object] = {}
-        self._adopted: list[KeyHandle] = []
+        self._adopted: list[Wipeable] = []
         self._alive = True
 
     @property
@@ -49,7 +58,7 @@ class RingKeys:
         """The version with this 16-byte id; None: unknown here (`KeyService.refresh` may help)."""
         return next((v for v in self.versions if v.id == key_id), None)
 
-    def adopt(self, handle: KeyHandle) -> KeyHandle:
+    def adopt(self, handle: W) -> W:
         """Ties a derived key's life to the ring's; returns it. KeyUnavailable if already wiped."""
         if not self._alive:
             handle.wipe()

@@ -29,6 +29,13 @@ log = structlog.get_logger("supervisor")
 
 _STALE_SECONDS = 10.0
 _MAX_BACKOFF_SECONDS = 10.0
+# glibc gives the buffer of each read back to the system and faults it in anew, page by page; kept,
+# they are used again. At most this much stays with a worker that is idle.
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(32 * 1024 * 1024),
+    "MALLOC_TOP_PAD_": str(2 * 1024 * 1024),
+}
 
 
 @dataclass
@@ -133,6 +140,7 @@ class Supervisor:
                 **os.environ,
                 "LD_BIND_NOW": "1",  # lazy binding leaves key bytes on the stack
                 "PROMETHEUS_MULTIPROC_DIR": self.metrics_dir,
+                **_MALLOC,
             },
         )
         os.close(status_write)

@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import structlog
+
 from proxy import metrics
 from proxy.config.model import BucketConfig, S3Config
 from proxy.keys.service import KeyService, RingKeys
 from proxy.policy.model import Action, Principal
-from proxy.s3 import etag
+from proxy.s3 import etag, xml
 from proxy.s3.buckets import Buckets, resource_of
 from proxy.s3.checksums import BodyChecks
 from proxy.s3.chunked import AwsChunked
+from proxy.s3.envelopes import EnvelopeCache
 from proxy.s3.message import HOP_BY_HOP, Headers, Query, Request
 from proxy.s3.origin import Origin, Response
 from proxy.s3.router import Target
@@ -30,6 +33,8 @@ from proxy.s3.sigv4 import (
     ChunkVerifier,
 )
 from proxy.s3.wire import Body, Sink, Wire
+
+log = structlog.get_logger("s3.call")
 
 # Headers of the client's that are between it and us.
 _OURS = HOP_BY_HOP | {
@@ -46,6 +51,7 @@ _OURS = HOP_BY_HOP | {
     "amz-sdk-request",
     "x-forwarded-for",
 }
+_MAX_ERROR_BYTES = 256 * 1024
 _V2_QUERY = frozenset({"awsaccesskeyid", "signature", "expires"})
 # Of an origin's answer, what is about the connection or told anew by us.
 NOT_RELAYED = HOP_BY_HOP | {"x-amz-request-id", "x-amz-id-2", "server", "date"}
@@ -107,6 +113,7 @@ class Services:
     origins: dict[str, Origin]
     keys: KeyService
     cache: ObjectCache
+    envelopes: EnvelopeCache
 
 
 class Call:
@@ -200,6 +207,9 @@ class Call:
     async def relay(self, response: Response, headers: Headers | None = None) -> None:
         """The origin's answer as it is, streamed; `headers` replace its own."""
         chosen = relayed(response.headers) if headers is None else headers
+        if response.status >= 500:
+            await self._relay_failure(response, chosen)
+            return
         length = response.body.length
         if self.request.method == "HEAD":
             text = response.get("content-length")
@@ -211,6 +221,29 @@ class Call:
             self.writer.wire.fed_by(response.wire)
             await response.body.pump(self.writer.write_body)
         self.writer.finish()
+
+    async def _relay_failure(self, response: Response, headers: Headers) -> None:
+        """A 5xx: logged with the origin's reason, and always an S3 error for the client."""
+        document = b""
+        if not response.body.complete or response.body.received_bytes:
+            document = await response.read(_MAX_ERROR_BYTES)
+        code, reason = xml.error_of(document)
+        log.warning(
+            "the origin failed",
+            operation=self.operation,
+            bucket=self.target.bucket,
+            status=response.status,
+            code=code,
+            reason=reason[:500],
+        )
+        if code:
+            self.reply(response.status, headers, document)
+            return
+        away = response.status in (502, 503, 504)
+        raise S3Error(
+            "ServiceUnavailable" if away else "InternalError",
+            f"The object store answered {response.status}. Please try again.",
+        )
 
 
 def relayed(headers: Headers, drop: Callable[[str], bool] = lambda name: False) -> Headers:

@@ -7,16 +7,19 @@ never takes a part for the whole. One request at a time per connection; what is 
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
 import httptools
 import structlog
+from prometheus_client import Counter
 
 from proxy import metrics, native
 from proxy.config.model import S3Config, SecretRef
@@ -25,7 +28,8 @@ from proxy.keys.service import KeyService
 from proxy.policy.model import Principal
 from proxy.s3.buckets import Buckets
 from proxy.s3.call import ObjectCache, Services
-from proxy.s3.message import Headers, Request
+from proxy.s3.envelopes import EnvelopeCache
+from proxy.s3.message import Headers, Request, decoded
 from proxy.s3.operations import dispatch
 from proxy.s3.origin import Origin
 from proxy.s3.router import bucket_of_host, target_of
@@ -47,6 +51,7 @@ _LINGER_BYTES = 64 * 1024 * 1024
 _LINGER_SECONDS = 5.0
 _BACKLOG = 1024
 _SMALL_BODY_BYTES = 64 * 1024
+_KEPT_ENVELOPES = 1024  # each takes a slot of the arena, of which at most a quarter
 _REASONS = {s.value: s.phrase for s in HTTPStatus}
 
 
@@ -55,14 +60,14 @@ class _HeadParser:
 
     def __init__(self) -> None:
         self.url = b""
-        self.headers: Headers = []
+        self.raw: list[tuple[bytes, bytes]] = []
         self.complete = False
 
     def on_url(self, url: bytes) -> None:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
+        self.raw.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.complete = True
@@ -80,14 +85,15 @@ def parse_head(head: bytes) -> tuple[Request, bool]:
         raise BadMessage(str(error)) from None
     if not collected.complete:
         raise BadMessage("no request line")
-    hosts = [v for n, v in collected.headers if n == "host"]
+    headers = decoded(collected.raw)
+    hosts = [v for n, v in headers if n == "host"]
     if len(hosts) != 1:
         raise BadMessage("exactly one Host header is needed")
     url = collected.url.decode("ascii")
     if url.startswith(("http://", "https://")):  # absolute form, RFC 9112 3.2.2
         url = "/" + url.split("//", 1)[1].partition("/")[2]
     path, _, query = url.partition("?")
-    request = Request(parser.get_method().decode(), path, query, collected.headers)
+    request = Request(parser.get_method().decode(), path, query, headers)
     keep = bool(parser.should_keep_alive()) and parser.get_http_version() == "1.1"
     return request, keep
 
@@ -214,12 +220,15 @@ class ClientWire(Wire):
             assert self._left >= 0, "more body than announced"
         elif self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), bytes(data))
-        head, self._pending_head = self._pending_head, b""
-        if head and len(data) <= _SMALL_BODY_BYTES:
+        head = self._pending_head
+        if not head:
+            self.write(data)
+            return
+        self._pending_head = b""
+        if len(data) <= _SMALL_BODY_BYTES:
             self.write(head + bytes(data))
             return
-        if head:
-            self.write(head)
+        self.write(head)
         self.write(data)
 
     def finish(self) -> None:
@@ -274,12 +283,14 @@ class S3Gateway:
         self._credentials: dict[str, tuple[str, Principal]] = {}
         self._date = (0, "")
         self._active = 0
+        self._debug = bool(log.is_enabled_for(logging.DEBUG))
         self._services = Services(
             config,
             Buckets(config.buckets),
             {o.name: Origin(o, resolve_secret, self.buffer) for o in config.origins},
             keys,
             ObjectCache(),
+            EnvelopeCache(min(_KEPT_ENVELOPES, int(str(native.arena_report()["slots"])) // 4)),
         )
 
     # -- life --------------------------------------------------------------------------------------
@@ -389,14 +400,15 @@ class S3Gateway:
         finally:
             self._active -= 1
             wire.fed_by(None)
-            metrics.s3_requests_total.labels(operation, str(wire.status)).inc()
-            log.debug(
-                "request",
-                id=wire.request_id,
-                operation=operation,
-                status=wire.status,
-                seconds=round(time.perf_counter() - begun, 6),
-            )
+            _counter(operation, wire.status).inc()
+            if self._debug:
+                log.debug(
+                    "request",
+                    id=wire.request_id,
+                    operation=operation,
+                    status=wire.status,
+                    seconds=round(time.perf_counter() - begun, 6),
+                )
 
     def _authenticate(self, request: Request, body: Body) -> Authenticated:
         now = datetime.now(UTC)
@@ -428,6 +440,12 @@ class S3Gateway:
         if level == "exception":
             log.error("unexpected", exc_info=error)
         wire.fail(answer, request.path)
+
+
+@lru_cache(maxsize=1024)
+def _counter(operation: str, status: int) -> Counter:
+    """Operations come from the router's table, so there are few."""
+    return metrics.s3_requests_total.labels(operation, str(status))
 
 
 def _answer_to(error: Exception) -> tuple[S3Error, str | None]:

@@ -4,8 +4,9 @@ Header names are lower-case, values keep every byte (latin-1) less surrounding b
 duplicates stay. The path is never normalised: `a//b/../c` is a legal S3 key.
 """
 
+import re
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 Headers = list[tuple[str, str]]
@@ -30,6 +31,10 @@ HOP_BY_HOP = frozenset(
 )
 
 
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*\Z")
+_PLAIN_PATH = re.compile(rb"[A-Za-z0-9_.~/-]*\Z")
+
+
 def header(headers: Headers, name: str) -> str | None:
     """First value of `name` (lower-case), or None."""
     for key, value in headers:
@@ -38,15 +43,28 @@ def header(headers: Headers, name: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=512)
+def _header_name(raw: bytes) -> str:
+    return raw.decode("latin-1").lower()
+
+
+def decoded(raw: list[tuple[bytes, bytes]]) -> Headers:
+    """Headers as received in our form: names lower-case, values with every byte but blanks."""
+    return [(_header_name(n), v.decode("latin-1").strip()) for n, v in raw]
+
+
 def encode_path(raw: bytes) -> str:
     """SigV4 `UriEncode` of a path: everything but unreserved characters and `/`."""
-    return quote(raw, safe="/-_.~")
+    return raw.decode("ascii") if _PLAIN_PATH.match(raw) else quote(raw, safe="/-_.~")
+
+
+def _encode(text: str) -> str:
+    return text if _UNRESERVED.match(text) else quote(text, safe="-_.~")
 
 
 def encode_query(query: Query) -> str:
     """Canonical query string: encoded, sorted by name, then value."""
-    pairs = sorted((quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in query)
-    return "&".join(f"{k}={v}" for k, v in pairs)
+    return "&".join([f"{k}={v}" for k, v in sorted([(_encode(k), _encode(v)) for k, v in query])])
 
 
 def parse_query(raw: str) -> Query:
@@ -60,6 +78,8 @@ def parse_query(raw: str) -> Query:
 
 
 def _decode(text: str) -> str:
+    if "%" not in text and "+" not in text and text.isascii():
+        return text
     return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "surrogateescape")
 
 

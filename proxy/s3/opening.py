@@ -77,6 +77,16 @@ class StreamOpener:
 
         Bytes beyond `stop` are ignored.
         """
+        if self._opener is not None and len(data) < self._left and not self._skip:
+            # Neither the part's front nor its end: all of it is wanted, but for a range's last chunk.
+            self._left -= len(data)
+            try:
+                plain = self._opener.update(data)
+            except native.OpenFailed:
+                raise IntegrityError(_REFUSED) from None
+            plain = plain if len(plain) <= self._take else plain[: self._take]
+            self._take -= len(plain)
+            return plain
         out: list[bytes] = []
         while len(data) and not self.done:
             if self._opener is None:

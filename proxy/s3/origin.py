@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,7 +21,7 @@ import structlog
 
 from proxy.config.model import OriginConfig, SecretRef
 from proxy.errors import ConfigError
-from proxy.s3.message import Headers, Query, encode_path, encode_query, header
+from proxy.s3.message import Headers, Query, decoded, encode_path, encode_query, header
 from proxy.s3.s3error import OriginFailed
 from proxy.s3.sigv4 import OriginCredentials, sign
 from proxy.s3.wire import BadMessage, Body, Wire, body_of
@@ -65,14 +64,19 @@ class _HeadParser:
     """Collects what httptools reports about one head."""
 
     def __init__(self) -> None:
-        self.headers: Headers = []
+        self._raw: list[tuple[bytes, bytes]] = []
         self.complete = False
 
     def on_headers_complete(self) -> None:
         self.complete = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
+        self._raw.append((name, value))
+
+    @property
+    def headers(self) -> Headers:
+        """Names lower-case, every byte of the values kept."""
+        return decoded(self._raw)
 
 
 class OriginWire(Wire):
@@ -126,17 +130,18 @@ class OriginWire(Wire):
             return
         if self._answer is None or self._answer.done():
             raise BadMessage("an answer that nobody asked for")
-        connection = (header(collected.headers, "connection") or "").lower()
+        headers = collected.headers
+        connection = (header(headers, "connection") or "").lower()
         version = parser.get_http_version()
         self._keep = "close" not in connection and version == "1.1"
         if self._method == "HEAD" or status in (204, 304):
             body = Body(self, 0, False)
         else:
-            body = body_of(self, collected.headers, None)
-            if body.length is None and header(collected.headers, "transfer-encoding") is None:
+            body = body_of(self, headers, None)
+            if body.length is None and header(headers, "transfer-encoding") is None:
                 self._keep = False
         self.expect_body(body)
-        self._answer.set_result(Response(status, collected.headers, body, self))
+        self._answer.set_result(Response(status, headers, body, self))
         if body.complete:
             self.body_finished(body)
 
@@ -250,6 +255,7 @@ class Origin:
         self._provider: Any = None
         self._frozen: OriginCredentials | None = None
         self._frozen_at = 0.0
+        self._stamp = (0, "")
 
     async def start(self) -> None:
         """Credentials are found; ConfigError when there are none."""
@@ -303,15 +309,20 @@ class Origin:
         key: str,
         query: Query,
         headers: Headers,
-        body: bytes = b"",
+        body: bytes | Callable[[], bytes] = b"",
     ) -> Response:
-        """A request whose whole body is here; repeated once if a kept connection was dead."""
-        length = len(body) if body or method in ("PUT", "POST") else None
+        """A request whose whole body is here; repeated once if a kept connection was dead.
+
+        `body` may be made anew for each attempt, always of one length: a sealed stream is never
+        sent twice under one salt.
+        """
         for fresh in (False, True):
             wire = await self._connection(fresh)
             kept = wire.used
+            content = body() if callable(body) else body
+            length = len(content) if content or method in ("PUT", "POST") else None
             head = await self._head(method, bucket, key, query, headers, length)
-            exchange = self._start(wire, method, head + body)
+            exchange = self._start(wire, method, head + content)
             try:
                 return await exchange.response()
             except OriginFailed:
@@ -354,13 +365,20 @@ class Origin:
             headers,
             credentials,
             self._config.region,
-            datetime.now(UTC),
+            self._timestamp(),
         )
         lines = [f"{method} {path}{'?' if text else ''}{text} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in signed]
         if length is not None:
             lines.append(f"content-length: {length}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def _timestamp(self) -> str:
+        """x-amz-date, made once a second."""
+        now = int(time.time())
+        if self._stamp[0] != now:
+            self._stamp = (now, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now)))
+        return self._stamp[1]
 
     async def _credentials(self) -> OriginCredentials:
         if self._fixed is not None:

@@ -252,8 +252,9 @@ def canonical_request(
     values: dict[str, list[str]] = {name: [] for name in signed}
     for name, value in headers:
         if name in values:
-            values[name].append(_BLANKS.sub(" ", value.strip()))
-    lines = "".join(f"{name}:{','.join(values[name])}\n" for name in signed)
+            value = value.strip()
+            values[name].append(_BLANKS.sub(" ", value) if "  " in value else value)
+    lines = "".join([f"{name}:{','.join(values[name])}\n" for name in signed])
     return f"{method}\n{path}\n{query}\n{lines}\n{';'.join(signed)}\n{payload}"
 
 
@@ -273,17 +274,22 @@ def _compare(
     signature: str,
 ) -> None:
     canonical_query = encode_query(query)
-    # Clients differ in which reserved characters of a key they escape; AWS signs the re-encoded
-    # path, botocore signs the path as sent. Both name the same key.
-    encoded = encode_path(unquote_to_bytes(request.path))
-    for path in dict.fromkeys((request.path, encoded)):
+    given = signature.encode("ascii", "replace")
+
+    def signed_as(path: str) -> bool:
         canonical = canonical_request(
             request.method, path, canonical_query, request.headers, signed, payload
         )
         expected = hmac.digest(key, _string_to_sign(timestamp, scope, canonical), "sha256").hex()
-        if hmac.compare_digest(expected, signature.encode("ascii", "replace").decode()):
-            return
-    raise S3Error("SignatureDoesNotMatch")
+        return hmac.compare_digest(expected.encode(), given)
+
+    # Clients differ in which reserved characters of a key they escape; AWS signs the re-encoded
+    # path, botocore signs the path as sent. Both name the same key.
+    if signed_as(request.path):
+        return
+    encoded = encode_path(unquote_to_bytes(request.path))
+    if encoded == request.path or not signed_as(encoded):
+        raise S3Error("SignatureDoesNotMatch")
 
 
 class ChunkVerifier:
@@ -332,15 +338,15 @@ def sign(
     headers: Headers,
     credentials: OriginCredentials,
     region: str,
-    now: datetime,
+    timestamp: str,
     payload: str = UNSIGNED,
 ) -> Headers:
-    """`headers` plus host, date, payload rule and Authorization. `path`, `query` canonical.
+    """`headers` plus host, date, payload rule and Authorization. `path`, `query` canonical;
+    `timestamp` as in x-amz-date, 20260131T235959Z.
 
     Signs host and every `x-amz-*`; the rest may be rewritten by hops in between (GCS rewrites
     accept-encoding), so it is left out.
     """
-    timestamp = now.strftime("%Y%m%dT%H%M%SZ")
     out = [("host", host), *headers, ("x-amz-date", timestamp), ("x-amz-content-sha256", payload)]
     if credentials.token:
         out.append(("x-amz-security-token", credentials.token))

@@ -113,6 +113,19 @@ class Body:
             self._finish()
         return take
 
+    def bulk(self, data: memoryview) -> bool:
+        """The short way of `fed`: `data` is all payload and does not end the body."""
+        left = self._left
+        if left is None or left <= len(data) or self._sink is None or self._error is not None:
+            return False
+        self._left = left - len(data)
+        self.received_bytes += len(data)
+        try:
+            self._sink(data)
+        except Exception as error:
+            self.fail(error)
+        return True
+
     def ended(self, error: BaseException) -> None:
         """The connection is over: the end of the body, if that is how it is framed."""
         if self.complete:
@@ -226,6 +239,9 @@ class Wire(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.received_bytes += nbytes
+        body = self._body
+        if body is not None and body.bulk(self._shared[:nbytes]):
+            return
         try:
             self._received(self._shared[:nbytes])
         except (BadMessage, BadFraming) as error:

@@ -24,6 +24,15 @@ def parse(document: bytes) -> ElementTree.Element:
         raise OriginFailed("the origin's answer is not XML") from error
 
 
+def error_of(document: bytes) -> tuple[str, str]:
+    """Code and message of an S3 error document; empty where it is none."""
+    try:
+        root = parse(document)
+    except OriginFailed:
+        return "", ""
+    return (text(root, "Code"), text(root, "Message")) if local(root) == "Error" else ("", "")
+
+
 def parse_request(document: bytes) -> ElementTree.Element:
     """The root of a client's document; S3Error MalformedXML."""
     try:

@@ -109,7 +109,7 @@ def request(
         headers,
         OriginCredentials("CLIENT", "client-secret"),
         "us-east-1",
-        datetime.now(UTC),
+        datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
         payload,
     )
     others = [(n.replace("_", "-"), v) for n, v in extra.items() if not n.startswith("x_amz")]

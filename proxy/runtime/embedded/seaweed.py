@@ -61,8 +61,11 @@ class Seaweed:
                 f"-master.port={master}",
                 f"-volume.port={volume}",
                 f"-filer.port={filer}",
-                "-volume.max=100",
-                "-master.volumeSizeLimitMB=64",
+                # Each bucket is a collection that grows by seven volumes at a time, and overwritten
+                # objects keep their room: with too few, a PUT ends in a bare 500. A volume takes
+                # only what is written to it.
+                "-volume.max=512",
+                "-master.volumeSizeLimitMB=1024",
                 "-volume.preStopSeconds=0",
                 "-s3",
                 f"-s3.port={self.port}",

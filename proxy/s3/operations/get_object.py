@@ -331,11 +331,15 @@ async def _stream(
 
     def sink(data: memoryview) -> None:
         nonlocal held, seen
-        stream = data[: max(0, total - seen)]
+        before = seen
         seen += len(data)
-        plain = opener.feed(stream)
-        if rest is not None and len(stream) < len(data):
-            rest.feed(data[len(stream) :])
+        if seen <= total:
+            plain = opener.feed(data)
+        else:
+            stream = data[: max(0, total - before)]
+            plain = opener.feed(stream)
+            if rest is not None:
+                rest.feed(data[len(stream) :])
         if plain:
             if held:
                 if not writer.started:

@@ -76,12 +76,11 @@ async def create_upload(call: Call) -> None:
     response = await call.origin.call(
         "POST", call.target.bucket, call.target.key, call.origin_query(), headers
     )
+    if response.status != 200:
+        await call.relay(response)
+        return
     document = await response.read(xml.MAX_XML_BYTES)
-    call.reply(
-        response.status,
-        relayed(response.headers, lambda n: n.startswith("x-amz-checksum-")),
-        document,
-    )
+    call.reply(200, relayed(response.headers, lambda n: n.startswith("x-amz-checksum-")), document)
 
 
 async def upload_part(call: Call) -> None:
@@ -261,16 +260,13 @@ async def complete_upload(call: Call) -> None:
             [*call.origin_headers(_not_for_complete), ("content-type", "application/xml")],
             _complete_document(tags),
         )
-        answer = await response.read(xml.MAX_XML_BYTES)
-        if response.status == 200:
-            answer = await _completed(call, answer)
-        if response.status == 200 and b"<Error" not in answer:
+        if response.status != 200:
+            await call.relay(response)
+            return
+        answer = await _completed(call, await response.read(xml.MAX_XML_BYTES))
+        if b"<Error" not in answer:
             await stash.remove(call, upload.hashed)
-    call.reply(
-        response.status,
-        relayed(response.headers, lambda n: n.startswith("x-amz-checksum-")),
-        answer,
-    )
+    call.reply(200, relayed(response.headers, lambda n: n.startswith("x-amz-checksum-")), answer)
 
 
 def _not_for_complete(name: str) -> bool:
@@ -384,11 +380,13 @@ async def list_parts(call: Call) -> None:
     response = await call.origin.call(
         "GET", call.target.bucket, call.target.key, call.origin_query(), call.origin_headers()
     )
+    if response.status != 200:
+        await call.relay(response)
+        return
     document = await response.read(xml.MAX_XML_BYTES)
-    if response.status == 200:
-        hashed = object_keys.upload_hash(call.request.param("uploadId") or "")
-        document = _merged(document, await stash.listed(call, hashed))
-    call.reply(response.status, relayed(response.headers), document)
+    hashed = object_keys.upload_hash(call.request.param("uploadId") or "")
+    document = _merged(document, await stash.listed(call, hashed))
+    call.reply(200, relayed(response.headers), document)
 
 
 def _merged(document: bytes, waiting: dict[int, stash.Stashed]) -> bytes:

@@ -10,6 +10,7 @@ from proxy.crypto import footer
 from proxy.crypto.envelope import METADATA_NAME, seal_envelope
 from proxy.crypto.parts import SINGLE_PART, part_context
 from proxy.crypto.sizes import stored_size
+from proxy.native import KeyHandle
 from proxy.policy.model import Action
 from proxy.s3 import etag
 from proxy.s3.call import Call, PlainBody, relayed
@@ -20,6 +21,7 @@ from proxy.s3.s3error import S3Error
 MAX_STORED_BYTES = 5 * 1024**3
 MAX_PLAIN_BYTES = 5_363_381_176  # the largest P with stored_size(P) <= 5 GiB
 _METADATA_BYTES = 2048
+SMALL_BYTES = 64 * 1024  # read whole before anything is sent
 
 _REFUSED_HEADERS = {
     "x-amz-write-offset-bytes": "Appending to a sealed object is not possible.",
@@ -81,6 +83,10 @@ async def put_object(call: Call) -> None:
             version, call.target.bucket, call.target.key, object_key, object_id
         )
         headers = with_envelope(call.origin_headers(plaintext_only), envelope)
+        if body.length <= SMALL_BYTES:
+            await _put_small(call, body, headers, object_key, object_id, version.id)
+            call.note_bytes(keys, Action.SEAL, body.length)
+            return
         exchange = await call.origin.begin(
             "PUT",
             call.target.bucket,
@@ -113,6 +119,31 @@ async def put_object(call: Call) -> None:
         object_key.wipe()
         if "exchange" in locals():
             exchange.abort()
+
+
+async def _put_small(
+    call: Call,
+    body: PlainBody,
+    headers: Headers,
+    object_key: KeyHandle,
+    object_id: bytes,
+    version_id: bytes,
+) -> None:
+    """In one write, and sealed again under a new salt where a kept connection was dead."""
+    call.writer.send_continue()
+    plain, confirmed = await body.read(SMALL_BYTES)
+
+    def sealed() -> bytes:
+        sealer = native.PartSealer(object_key, part_context(object_id, SINGLE_PART))
+        chunks = sealer.update(plain) + sealer.finish()
+        entry = footer.Entry(SINGLE_PART, len(plain), sealer.header[24:32])
+        tail = footer.build(object_key, object_id, [entry], ring_version_id=version_id)
+        return sealer.header + chunks + tail
+
+    response = await call.origin.call(
+        "PUT", call.target.bucket, call.target.key, call.origin_query(), headers, sealed
+    )
+    await answer_upload(call, response, confirmed)
 
 
 async def answer_upload(call: Call, response: Response, confirmed: Headers) -> None:

@@ -58,7 +58,13 @@ async def open_with_keys(
 ) -> tuple[OpenedEnvelope | UploadEnvelope, RingKeys]:
     """The opened envelope of the object bucket/key and the ring it opened under."""
     keys = await call.ring_keys(Action.OPEN, rule, bucket)
-    return await _finding(call, keys, lambda find: open_envelope(text, bucket, key, find))
+    kept = call.services.envelopes.get(keys, text, bucket, key)
+    if kept is not None:
+        return kept, keys
+    opened, keys = await _finding(call, keys, lambda find: open_envelope(text, bucket, key, find))
+    if isinstance(opened, OpenedEnvelope):
+        call.services.envelopes.put(keys, text, bucket, key, opened)
+    return opened, keys
 
 
 async def _finding(
