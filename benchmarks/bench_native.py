@@ -36,7 +36,7 @@ def main() -> None:
         for equality in (False, True):
 
             def codec(equality: bool = equality) -> native.ColumnCodec:
-                return column_codec([(ring, True)], "app.t.c", 25, equality, 0, 0, Canonical())
+                return column_codec([(ring, True)], "app.t.c", 25, equality, 0, 0, Canonical(), index=ring)
 
             made = codec()
             values = made.seal_many(plains)

@@ -20,9 +20,11 @@ cdef enum:
     _VERSION = 1
     _HAS_TAG = 1
     _PADDED = 2
+    _TOKENS = 4            # a token region stands before the key id
     _HEADER = 51
     _BOUND = 27            # header bytes covered by the AAD: everything before the nonce
     _OVERHEAD = 67
+    _MOST_TOKENS = 65535
     _EPOCH_SEALS = 1048576    # 2^20; overflowcheck cannot take an expression here
     _EPOCH_SECONDS = 60
 
@@ -47,8 +49,10 @@ cdef class ColumnCodec:
     cdef int _n, _active
     cdef uint32_t _epoch
     cdef list _handles, _given
-    cdef uint8_t* _aad
-    cdef Py_ssize_t _aad_len
+    cdef uint8_t* _aad     # what is bound of the value, then the tail
+    cdef Py_ssize_t _aad_room, _aad_bound
+    cdef bytes _tail       # domain, type OID, token descriptor
+    cdef object _tokens    # makes the token region of a plaintext; None: the column has none
     cdef bint _equality
     cdef uint8_t _transform[2]
     cdef Py_ssize_t _pad_to
@@ -67,8 +71,7 @@ cdef class ColumnCodec:
 
     def __init__(self, bytes domain not None, type_oid: int, bint equality, transform_id: int = 0,
                  pad_to: int = 0, canonical_kind: int = 0, canonical_call=None):
-        cdef Py_ssize_t n = len(domain)
-        cdef uint32_t oid
+        n = len(domain)
         if self._aad != NULL:
             raise TypeError("a codec is set up once")
         if n > 0xFFFF:
@@ -91,24 +94,53 @@ cdef class ColumnCodec:
         self._pad_to = pad_to
         self._canon_kind = canonical_kind
         self._canon_call = canonical_call
-        self._aad_len = _BOUND + 2 + n + 4
-        self._aad = <uint8_t*>malloc(self._aad_len)
-        if self._aad == NULL:
-            raise MemoryError
-        cdef uint8_t* p = self._aad + _BOUND
-        p[0] = <uint8_t>(n >> 8)
-        p[1] = <uint8_t>(n & 0xFF)
-        memcpy(p + 2, PyBytes_AS_STRING(domain), n)
-        p += 2 + n
         oid = type_oid
-        p[0] = <uint8_t>(oid >> 24)
-        p[1] = <uint8_t>((oid >> 16) & 0xFF)
-        p[2] = <uint8_t>((oid >> 8) & 0xFF)
-        p[3] = <uint8_t>(oid & 0xFF)
+        self._tail = n.to_bytes(2, "big") + domain + oid.to_bytes(4, "big")
+        self._set_tail()
 
     def __dealloc__(self):
         free(self._keys)
         free(self._aad)
+
+    cdef int _set_tail(self) except -1:
+        self._aad_bound = -1
+        return self._bind(NULL, _BOUND)
+
+    cdef int _bind(self, const uint8_t* value, Py_ssize_t bound) except -1:
+        """`_aad` is the first `bound` bytes of value, then the tail."""
+        cdef Py_ssize_t m = PyBytes_GET_SIZE(self._tail)
+        cdef uint8_t* grown
+        if bound != self._aad_bound:
+            if bound + m > self._aad_room:
+                grown = <uint8_t*>realloc(self._aad, bound + m)
+                if grown == NULL:
+                    raise MemoryError
+                self._aad = grown
+                self._aad_room = bound + m
+            memcpy(self._aad + bound, PyBytes_AS_STRING(self._tail), m)
+            self._aad_bound = bound
+        if value != NULL:
+            memcpy(self._aad, value, bound)
+        return 0
+
+    cdef Py_ssize_t _aad_size(self) noexcept:
+        return self._aad_bound + PyBytes_GET_SIZE(self._tail)
+
+    def set_tokens(self, tokens not None, bytes descriptor not None) -> None:
+        """The column carries search tokens: `tokens.region(plain)` makes a value's, `tokens.handles`
+        are its keys. `descriptor` says which there are; it is bound into every value, so that a
+        value made under other search settings does not open."""
+        if self._tokens is not None or len(descriptor) > 0xFFFF:
+            raise ValueError("tokens are set once, and described in at most 65535 bytes")
+        self._given += tokens.handles
+        self._tail += len(descriptor).to_bytes(2, "big") + descriptor
+        self._set_tail()
+        self._tokens = tokens
+
+    @property
+    def tokens(self):
+        """What `set_tokens` was given, or None."""
+        return self._tokens
 
     def __reduce_ex__(self, protocol):
         raise TypeError("a ColumnCodec cannot be pickled")
@@ -117,15 +149,16 @@ cdef class ColumnCodec:
                 bint active) -> None:
         """A key version: opens what names it; the active one (at most one) seals and tags.
 
-        `equality` is the index key, there if and only if the codec has equality.
+        `equality` is the index key, only with equality. Without it, although the codec has
+        equality, values open (their tag is authenticated, not made again), and none is sealed.
         """
         cdef column_key* grown
         cdef KeyHandle states
         cdef int i
         if len(key_id) != 8:
             raise ValueError("a key id is 8 bytes")
-        if (equality is not None) != self._equality:
-            raise ValueError("an index key goes with equality, and only with it")
+        if equality is not None and not self._equality:
+            raise ValueError("an index key goes with equality only")
         if active and self._active >= 0:
             raise ValueError("there is an active key already")
         for i in range(self._n):
@@ -165,10 +198,10 @@ cdef class ColumnCodec:
         for i in range(self._n):
             if not sg_slot_alive(self._epoch, self._keys[i].seal_slot, self._keys[i].seal_gen):
                 return False
-            if self._equality and not sg_slot_alive(
+            if self._keys[i].mac_slot >= 0 and not sg_slot_alive(
                     self._epoch, self._keys[i].mac_slot, self._keys[i].mac_gen):
                 return False
-        return self._n > 0
+        return self._n > 0 and all(h.alive for h in self._given)
 
     @property
     def handles(self) -> list[KeyHandle]:
@@ -177,16 +210,21 @@ cdef class ColumnCodec:
 
     # ---- the C contract -----------------------------------------------------------------------
     cdef Py_ssize_t sealed_size(self, Py_ssize_t n):
+        """At most so many bytes: with tokens a value may be shorter."""
+        cdef Py_ssize_t more = 0
+        if self._tokens is not None:
+            more = 2 + <Py_ssize_t>self._tokens.most_bytes(n)
         if self._pad_to:
             n = (n // self._pad_to + 1) * self._pad_to
-        return n + _OVERHEAD
+        return n + _OVERHEAD + more
 
     cdef int _tag(self, int k, const uint8_t* plain, Py_ssize_t n, uint8_t* out16) except -1:
         """Tag under key version k, of the canonical form of plain."""
         cdef uint8_t mac[32]
         cdef uint8_t number[8]
         cdef bytes called = None
-        cdef Py_ssize_t i
+        if self._keys[k].mac_slot < 0:
+            raise NativeError("no index key")
         if self._canon_kind == 1:
             if n != 2 and n != 4 and n != 8:
                 raise ValueError("an integer has 2, 4 or 8 bytes")
@@ -226,7 +264,9 @@ cdef class ColumnCodec:
     cdef Py_ssize_t seal_into(self, const uint8_t* plain, Py_ssize_t n, uint8_t* out) except -1:
         """Length written; out has room for sealed_size(n) and does not overlap plain."""
         cdef int k = self._active
-        cdef uint8_t* body = out + _HEADER
+        cdef uint8_t* body
+        cdef uint8_t* at = out + 19
+        cdef bytes region
         cdef Py_ssize_t m = n
         if k < 0:
             raise NativeError("no active key")
@@ -240,11 +280,24 @@ cdef class ColumnCodec:
             self._tag(k, plain, n, out + 3)
         else:
             memset(out + 3, 0, 16)
+        if self._tokens is not None:
+            region = self._tokens.region(PyBytes_FromStringAndSize(<const char*>plain, n))
+            m = PyBytes_GET_SIZE(region)
+            if m > _MOST_TOKENS:
+                raise NativeError("too many tokens")
+            out[2] |= _TOKENS
+            at[0] = <uint8_t>(m >> 8)
+            at[1] = <uint8_t>(m & 0xFF)
+            memcpy(at + 2, PyBytes_AS_STRING(region), m)
+            at += 2 + m
+            m = n
+        # after the calls, which may have wiped a key
         if not sg_slot_alive(self._epoch, self._keys[k].seal_slot, self._keys[k].seal_gen):
             raise KeyGone("the key was wiped")
-        memcpy(out + 19, self._keys[k].id, 8)
-        memcpy(out + 27, self._prefix, 12)
-        if sg_pool_take(out + 39, 12) != 0:
+        memcpy(at, self._keys[k].id, 8)
+        memcpy(at + 8, self._prefix, 12)
+        body = at + 32
+        if sg_pool_take(at + 20, 12) != 0:
             raise NativeError("the random generator failed")
         self._seals_left -= 1
         if self._pad_to:
@@ -253,32 +306,39 @@ cdef class ColumnCodec:
             body[n] = 0x80
             memset(body + n + 1, 0, m - n - 1)
             plain = body
-        memcpy(self._aad, out, _BOUND)
-        if sg_xaes_seal(self._keys[k].seal_slot, out + 27, self._aad, self._aad_len, plain, m,
+        self._bind(out, at + 8 - out)
+        if sg_xaes_seal(self._keys[k].seal_slot, at + 8, self._aad, self._aad_size(), plain, m,
                         body) != 1:
             OPENSSL_cleanse(body, m)
             raise NativeError("sealing failed")
-        return _OVERHEAD + m
+        return body - out + m + 16
 
     cdef Py_ssize_t open_into(self, const uint8_t* value, Py_ssize_t n, uint8_t* out) except -1:
         """Plaintext length; out has room for n - 67 bytes. OpenFailed or KeyGone, out wiped."""
         cdef int k, got
         cdef uint8_t tag[16]
         cdef Py_ssize_t m = n - _OVERHEAD
+        cdef const uint8_t* at = value + 19
         if (m < 0 or value[0] != _MAGIC or value[1] != _VERSION
-                or value[2] & ~(_HAS_TAG | _PADDED)
-                or (value[2] & _HAS_TAG) != (_HAS_TAG if self._equality else 0)):
+                or value[2] & ~(_HAS_TAG | _PADDED | _TOKENS)
+                or (value[2] & _HAS_TAG) != (_HAS_TAG if self._equality else 0)
+                or (value[2] & _TOKENS) != (_TOKENS if self._tokens is not None else 0)):
             raise OpenFailed("does not open")
+        if value[2] & _TOKENS:
+            at += 2 + (value[19] << 8 | value[20])
+            m -= at - value - 19
+            if m < 0:
+                raise OpenFailed("does not open")
         for k in range(self._n):
-            if memcmp(self._keys[k].id, value + 19, 8) == 0:
+            if memcmp(self._keys[k].id, at, 8) == 0:
                 break
         else:
             raise OpenFailed("does not open")
         if not sg_slot_alive(self._epoch, self._keys[k].seal_slot, self._keys[k].seal_gen):
             raise KeyGone("the key was wiped")
-        memcpy(self._aad, value, _BOUND)
-        got = sg_xaes_open(self._keys[k].seal_slot, value + 27, self._aad, self._aad_len,
-                           value + _HEADER, m, out)
+        self._bind(value, at + 8 - value)
+        got = sg_xaes_open(self._keys[k].seal_slot, at + 8, self._aad, self._aad_size(),
+                           at + 32, m, out)
         if got < 0:
             raise NativeError("opening failed")
         if got == 0:
@@ -293,7 +353,7 @@ cdef class ColumnCodec:
                 n -= 1
             else:
                 n = m
-            if self._equality:
+            if self._keys[k].mac_slot >= 0:
                 if self._canon_kind == 1 and n != 2 and n != 4 and n != 8:
                     raise OpenFailed("does not open")
                 self._tag(k, out, n, tag)
@@ -312,9 +372,9 @@ cdef class ColumnCodec:
     cdef bytes _seal_bytes(self, bytes plain):
         cdef Py_ssize_t n = PyBytes_GET_SIZE(plain)
         cdef bytes out = PyBytes_FromStringAndSize(NULL, self.sealed_size(n))
-        self.seal_into(<const uint8_t*>PyBytes_AS_STRING(plain), n,
-                   <uint8_t*>PyBytes_AS_STRING(out))
-        return out
+        n = self.seal_into(<const uint8_t*>PyBytes_AS_STRING(plain), n,
+                           <uint8_t*>PyBytes_AS_STRING(out))
+        return out if n == PyBytes_GET_SIZE(out) else out[:n]
 
     cdef bytes _open_bytes(self, bytes value):
         cdef Py_ssize_t n = PyBytes_GET_SIZE(value), m
@@ -376,7 +436,7 @@ cdef class ColumnCodec:
         return out
 
     def tags(self, bytes plain not None) -> list[bytes]:
-        """Tags under every index key, the active one first: what a search must ask for."""
+        """Tags under every index key, the active one first, each once: what a search asks for."""
         cdef list found = []
         cdef bytes out
         cdef int k
@@ -387,6 +447,8 @@ cdef class ColumnCodec:
                 out = PyBytes_FromStringAndSize(NULL, 16)
                 self._tag(k, <const uint8_t*>PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain),
                           <uint8_t*>PyBytes_AS_STRING(out))
+                if out in found:
+                    continue
                 if k == self._active:
                     found.insert(0, out)
                 else:

@@ -39,6 +39,7 @@ def hkdf_sha256(
 ) -> KeyHandle: ...  # RFC 5869, 32 bytes out
 def hkdf_sha256_public(key: KeyHandle, salt: bytes, info: bytes, n: int) -> bytes: ...  # ids only
 def hmac_sha256(key: KeyHandle, data: bytes) -> bytes: ...
+def order_digits(key: KeyHandle, number: bytes, bits: int) -> bytes: ...  # 2 * bits bytes
 def scrypt_key(passphrase: bytearray, salt: bytes, n: int, r: int, p: int) -> KeyHandle: ...
 
 # ---- aead.pyx --------------------------------------------------------------------------------
@@ -76,6 +77,9 @@ class ColumnCodec:
     def add_key(
         self, key_id: bytes, seal: KeyHandle, equality: KeyHandle | None, active: bool
     ) -> None: ...
+    def set_tokens(self, tokens: Any, descriptor: bytes) -> None: ...
+    @property
+    def tokens(self) -> Any: ...  # crypto.tokens.Tokens or None
     @property
     def alive(self) -> bool: ...  # every key in it still lives
     @property

@@ -148,13 +148,42 @@ class TlsClient(_Model):
     negotiation: Literal["request", "direct"] = "request"  # direct: PostgreSQL 17 and later
 
 
+class RangeConfig(_Model):
+    """Range search by keyed buckets: what lies between `low` and `high` is cut into buckets of `width`.
+
+    `low` and `high` are values of the column's type; `width` is a number of the type's unit: days for
+    date, seconds for time and timestamps, the value itself for numbers.
+    """
+
+    low: str
+    high: str
+    width: str
+    max_buckets: int = Field(256, ge=1, le=4096)  # a search that needs more is refused
+
+
+class MatchConfig(_Model):
+    """LIKE and ILIKE by tokens of the text: every run of `ngram` characters (0: none), and the first
+    characters in the lengths of `prefixes`."""
+
+    ngram: int = Field(3, ge=0, le=8)
+    prefixes: tuple[int, ...] = ()
+    case: Literal["unicode", "ascii"] = "unicode"  # how ILIKE compares; "ascii" for a "C" database
+
+
 class ColumnConfig(_Model):
     column: str  # schema.table.column
     type: str  # declared PostgreSQL type: text, int4, numeric(12,2), date, ...
     ring: str
     domain: str | None = None  # default "<database>.<schema>.<table>.<column>"
     equality: bool = False
-    transform: Literal["none"] = "none"
+    # a second tag, over what this function makes of the value: lower(c) = lower($1), ...
+    transform: Literal["none", "lower", "upper", "ascii-lower", "ascii-upper", "nfc", "trim"] = (
+        "none"
+    )
+    order: bool = False  # <, BETWEEN, ORDER BY, min, max by an index; the order becomes visible
+    range: RangeConfig | None = None  # <, BETWEEN by buckets; the bucket becomes visible
+    match: MatchConfig | None = None  # LIKE, ILIKE; common pieces of text become visible
+    layout: Literal["generated", "expression"] = "generated"  # where the tags are indexed
     pad_to_bytes: int = Field(0, ge=0, le=65536)  # 0: none
     acknowledge: tuple[str, ...] = ()  # leakage accepted, e.g. "equality-low-cardinality"
 

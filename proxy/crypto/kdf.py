@@ -20,7 +20,7 @@ LABELS = {
     "object-wrap": b"object-wrap",  # ring key -> key that wraps one object's key
 }
 
-PURPOSES = frozenset({"seal", "equality"})
+PURPOSES = frozenset({"seal", "equality", "transform", "range", "order", "match"})
 
 
 def prefixed(*fields: bytes) -> bytes:

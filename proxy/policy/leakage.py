@@ -15,6 +15,11 @@ EQUALITY = "equality"
 LOW_CARDINALITY = "equality-low-cardinality"
 SHARED_DOMAIN = "equality-shared-domain"
 LENGTH = "length"
+TRANSFORM = "transform"
+RANGE = "range"
+ORDER = "order"
+ORDER_CORRELATED = "order-correlated"
+MATCH = "match"
 
 # Types whose values number at most a few tens of thousands, so that counting equal tags and a
 # little outside knowledge (a census, the table's purpose) give every value back.
@@ -58,10 +63,19 @@ def findings(columns: Sequence[ColumnConfig]) -> list[Finding]:
     for column in columns:
         if column.equality and column.domain is not None:
             by_domain.setdefault(column.domain, []).append(column.column)
+    ordered: dict[str, list[str]] = {}
+    for column in columns:
+        if column.order:
+            ordered.setdefault(_table(column), []).append(column.column)
     found: list[Finding] = []
     for column in columns:
         found.extend(_of_column(column, by_domain))
+        found.extend(_of_searches(column, ordered))
     return found
+
+
+def _table(column: ColumnConfig) -> str:
+    return column.column.rpartition(".")[0]
 
 
 def refusals(columns: Sequence[ColumnConfig]) -> list[Finding]:
@@ -112,6 +126,62 @@ def _of_column(column: ColumnConfig, by_domain: dict[str, list[str]]) -> list[Fi
                 f"the length of every value ({declared}) can be read off its ciphertext; "
                 "pad_to_bytes hides it up to a multiple of that size",
             )
+        )
+    return found
+
+
+def _of_searches(column: ColumnConfig, ordered: dict[str, list[str]]) -> list[Finding]:
+    """What the searches beyond equality give away."""
+    found: list[Finding] = []
+
+    def add(code: str, text: str, must: bool) -> None:
+        refused = must and code not in column.acknowledge
+        asked = f'; write acknowledge: ["{code}"] to accept it' if must else ""
+        found.append(Finding(column.column, code, text + asked, refused))
+
+    declared = _normal(column.type)
+    if column.transform != "none":
+        few = _has_few_values(declared, declared.split("(")[0].strip())
+        add(
+            LOW_CARDINALITY if few else TRANSFORM,
+            f"transform {column.transform}: values that are equal behind it carry equal tags, with "
+            "the frequency of each",
+            few,
+        )
+    if column.range is not None:
+        add(
+            RANGE,
+            f"range search: rows of one bucket ({column.range.width} wide) carry equal tags, so the "
+            "histogram over the buckets shows, though not their order; a search shows which "
+            "buckets it asks for, and neighbours are asked for together",
+            False,
+        )
+    if column.order:
+        add(
+            ORDER,
+            "order search: whoever reads the stored column can sort it, sees which values are equal, "
+            "and of any two values the first bit in which they differ; with a little outside "
+            "knowledge that comes close to the values themselves",
+            True,
+        )
+        others = [name for name in ordered[_table(column)] if name != column.column]
+        if others:
+            add(
+                ORDER_CORRELATED,
+                f"order search here and on {', '.join(others)} of the same table: the two orders "
+                "together give away far more than each alone (Durak, DuBuisson, Cash 2016)",
+                True,
+            )
+    if column.match is not None:
+        what = f"every run of {column.match.ngram} characters" if column.match.ngram else ""
+        if column.match.prefixes:
+            lengths = ", ".join(map(str, sorted(set(column.match.prefixes))))
+            what += (" and " if what else "") + f"the first {lengths} characters"
+        add(
+            MATCH,
+            f"pattern search: {what} (case aside) carry tags that are equal in all rows; the "
+            "frequencies of a language's letter groups give much of a text back",
+            True,
         )
     return found
 

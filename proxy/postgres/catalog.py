@@ -21,6 +21,7 @@ from proxy.config.model import ColumnConfig, PostgresConfig
 from proxy.errors import ConfigError, SealgateError
 from proxy.postgres.control import ControlError, connect_control
 from proxy.postgres.hosts import Hosts
+from proxy.postgres.searches import search_of
 from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, Snapshot
 from proxy.postgres.types.registry import resolve as resolve_type
 from proxy.postgres.upstream import UpstreamError
@@ -76,6 +77,9 @@ def protected_columns(
             ring=c.ring,
             equality=c.equality,
             pad_to_bytes=c.pad_to_bytes,
+            search=search_of(c),
+            layout=c.layout,
+            ascii_case=c.match is not None and c.match.case == "ascii",
         )
     return found
 

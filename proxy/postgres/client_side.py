@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
 from proxy.metrics import pg_statements_total
+from proxy.native import NativeError
 from proxy.postgres import sqlstate
 from proxy.postgres.messages import (
     BIND,
@@ -112,7 +113,7 @@ class ClientSide:
                 ),
                 kind,
             )
-        except (KeyUnavailable, IntegrityError):
+        except (KeyUnavailable, IntegrityError, NativeError):
             self._refuse(
                 error_response(
                     sqlstate.SYSTEM_ERROR, "the keys of a protected column are unavailable"

@@ -8,7 +8,9 @@ indexes (layout G).
 from proxy.errors import ConfigError
 from proxy.postgres.edits import Edits
 from proxy.postgres.grammar import Node, Text, kind, strings, type_text
+from proxy.postgres.indexing import TRANSFORM, index_columns, indexed_by, tokens_of
 from proxy.postgres.names import Names, quoted
+from proxy.postgres.patterns import transform_operand
 from proxy.postgres.plan import Refusal
 from proxy.postgres.predicates import refuse
 from proxy.postgres.snapshot import ProtectedColumn
@@ -16,6 +18,7 @@ from proxy.postgres.types.registry import resolve
 
 _NULL, _NOT_NULL, _CHECK, _PRIMARY, _UNIQUE, _FOREIGN = 1, 2, 6, 7, 8, 10
 _ATTRIBUTES = frozenset(range(11, 17))
+_OPERATOR_CLASSES = frozenset({"gin_trgm_ops", "array_ops"})
 LEAST_BYTES = 67
 
 
@@ -28,13 +31,6 @@ def check_text(column: str) -> bytes:
         name,
         name,
     )
-
-
-def tag_column(column: ProtectedColumn) -> bytes:
-    """Definition of the generated column that carries the tags."""
-    return b"%s bytea GENERATED ALWAYS AS (substring(%s from 4 for 16)) STORED" % (
-        quoted(column.index_column), quoted(column.column),
-    )  # fmt: skip
 
 
 class Ddl:
@@ -113,8 +109,8 @@ class Ddl:
         words.append(check_text(column.column))
         text = b" ".join(words)
         lead = b", ADD COLUMN " if added else b", "
-        if column.equality:
-            text += lead + tag_column(column)
+        for tokens in index_columns(column):
+            text += lead + tokens.definition
         for part in extra:
             text += (b", ADD " if added else b", ") + part
         self.edits.replace(start, end, text)
@@ -152,8 +148,7 @@ class Ddl:
 
     def _moved(self, constraint: Node, column: ProtectedColumn) -> bytes:
         """A column's key constraint as a table constraint on its tags."""
-        if not column.equality:
-            raise refuse("no equality", column, "a key", constraint.location + 1)
+        self._can_be_key(column, constraint)
         name = b"CONSTRAINT " + quoted(constraint.conname) + b" " if constraint.conname else b""
         tags = b"(" + quoted(column.index_column) + b")"
         if constraint.contype == _PRIMARY:
@@ -163,12 +158,20 @@ class Ddl:
             return name + b"UNIQUE" + distinct + b" " + tags
         return name + b"FOREIGN KEY " + tags + b" " + self._reference(constraint, column)
 
+    def _can_be_key(self, column: ProtectedColumn, constraint: Node) -> None:
+        if not column.equality:
+            raise refuse("no equality", column, "a key", constraint.location + 1)
+        if column.layout != "generated":
+            raise refuse("layout", column, "a key", constraint.location + 1)
+
     def _reference(self, constraint: Node, column: ProtectedColumn) -> bytes:
         there = self.names.protected(
             self.names.locate(constraint.pktable.schemaname, constraint.pktable.relname)
         )
         keys = strings(constraint.pk_attrs)
         target = there.get(keys[0]) if len(keys) == 1 else None
+        if target is not None and target.layout != "generated":
+            raise refuse("layout", column, "this reference", constraint.location + 1)
         if target is None or target.domain != column.domain or not target.equality:
             raise refuse("domain", column, "this reference", constraint.location + 1)
         if constraint.fk_del_action not in ("a", "r", "c", "") or constraint.fk_upd_action not in (
@@ -206,9 +209,8 @@ class Ddl:
             self.edits.replace(start, end, label + key + self._reference(constraint, touched[0]))
             return
         for column in touched:
-            if not column.equality:
-                raise refuse("no equality", column, "a key", constraint.location + 1)
-            self._rename_in_brackets(constraint.location, column)
+            self._can_be_key(column, constraint)
+            self._rename_in_brackets(constraint.location, column, quoted(column.index_column))
 
     def _mentions(self, constraint: Node, name: str) -> bool:
         index = self.text.at(constraint.location)
@@ -216,8 +218,9 @@ class Ddl:
         low = name.lower()
         return any(self.text.word(i) in (low, f'"{low}"') for i in range(index, last + 1))
 
-    def _rename_in_brackets(self, offset: int, column: ProtectedColumn) -> None:
-        """The first mention of the column in brackets behind `offset` names its tags instead."""
+    def _rename_in_brackets(self, offset: int, column: ProtectedColumn, tokens: bytes) -> None:
+        """The first mention of the column in brackets behind `offset` names its tokens instead, and an
+        operator class that follows goes: it was one for the declared type."""
         index = self.text.at(offset)
         while self.text.word(index) != "(":
             index += 1
@@ -227,8 +230,10 @@ class Ddl:
             if index >= len(self.text.starts):
                 raise refuse("constraint", column, "this constraint")
         self.edits.columns.add(column)
-        start, end = self.text.starts[index], self.text.ends[index]
-        self.edits.replace(start, end, quoted(column.index_column))
+        last = index
+        if self.text.word(index + 1) in _OPERATOR_CLASSES:
+            last = index + 1
+        self.edits.replace(self.text.starts[index], self.text.ends[last], tokens)
 
     def _references(self, elements: "list[Node]") -> bool:
         """A plain table's reference to a protected key cannot hold: tags are no plain values."""
@@ -262,6 +267,9 @@ class Ddl:
             element = node.index_elem
             found = sealed.get(element.name)
             if found is None:
+                if self._transformed(element, sealed):
+                    touched = True
+                    continue
                 for name, column in sealed.items():
                     if (
                         element.expr.ByteSize()
@@ -269,13 +277,35 @@ class Ddl:
                     ):
                         raise refuse("index", column, "an expression index")
                 continue
-            if not found.equality:
+            method = statement.access_method
+            tokens = indexed_by(found, method, statement.unique)
+            if tokens is None:
                 raise refuse("no equality", found, "an index")
-            if statement.access_method not in ("btree", "hash") or strings(element.opclass):
-                raise refuse("index", found, f"an index of method {statement.access_method}")
-            self._rename_in_brackets(statement.relation.location, found)
+            if method not in ("btree", "hash", "gin") or (
+                strings(element.opclass) and method != "gin"
+            ):
+                raise refuse("index", found, f"an index of method {method}")
+            self._rename_in_brackets(statement.relation.location, found, tokens.element)
             touched = True
         return touched
+
+    def _transformed(self, element: Node, sealed: dict[str, ProtectedColumn]) -> bool:
+        """An index on lower(column) stands on the tags of the transformed value."""
+        if kind(element.expr) != "func_call":
+            return False
+        call = element.expr.func_call
+        found = transform_operand(call, sealed)
+        if found is None:
+            return False
+        tokens = tokens_of(found, TRANSFORM)
+        assert tokens is not None
+        at = self.text.at(call.location)
+        while self.text.word(at) != "(":
+            at += 1
+        end = self.text.ends[self.text.matching(at, 1)]
+        self.edits.columns.add(found)
+        self.edits.replace(call.location, end, tokens.element)
+        return True
 
     def alter_table(self, statement: Node) -> bool:
         """ALTER TABLE: columns are added and dropped with their tags; other changes are refused."""
@@ -319,7 +349,7 @@ class Ddl:
             .name
         )
         if kind_name == "AT_DropColumn":
-            if column.equality:
+            if index_columns(column):
                 self._drop(column)
             return True
         if kind_name in ("AT_DropNotNull", "AT_SetNotNull", "AT_SetStorage", "AT_SetCompression"):
@@ -337,7 +367,10 @@ class Ddl:
                     back -= 1
                 if index - back <= 4:
                     where = text.starts[back]
-                    tags = quoted(column.index_column)
-                    self.edits.replace(where, where, b"DROP COLUMN IF EXISTS " + tags + b", ")
+                    drops = [
+                        b"DROP COLUMN IF EXISTS %s, " % quoted(tokens.name)
+                        for tokens in index_columns(column)
+                    ]
+                    self.edits.replace(where, where, *drops)
                     return
         raise refuse("alter", column, "this DROP COLUMN")

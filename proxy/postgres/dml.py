@@ -1,6 +1,7 @@
 """INSERT, UPDATE, DELETE on protected tables: what is written into a sealed column, and what is not. Pure."""
 
 from proxy.postgres.grammar import Node, kind, strings
+from proxy.postgres.indexing import EQUALITY, tokens_of
 from proxy.postgres.names import Entry, Field, Scope, quoted
 from proxy.postgres.plan import Refusal, Use
 from proxy.postgres.predicates import refuse
@@ -89,7 +90,7 @@ def _same_domain(sealed: ProtectedColumn | None, column: ProtectedColumn) -> Non
         raise refuse("write", column, "writing a value that is not sealed")
     if sealed.domain != column.domain or sealed.type.oid != column.type.oid:
         raise refuse("domain", column, f'writing "{sealed.table}.{sealed.column}"')
-    if sealed.equality != column.equality:
+    if sealed.equality != column.equality or sealed.search != column.search:
         raise refuse("domain", column, "writing a value with another search option")
 
 
@@ -182,7 +183,9 @@ def _rename_element(query: Query, clause: Node, name: str, sealed: ProtectedColu
         index += 1
         if index >= len(text.starts):
             raise refuse("no equality", sealed, "ON CONFLICT")
-    query.edits.replace(text.starts[index], text.ends[index], quoted(sealed.index_column))
+    tokens = tokens_of(sealed, EQUALITY)
+    assert tokens is not None
+    query.edits.replace(text.starts[index], text.ends[index], tokens.element)
 
 
 def _assign(query: Query, targets: "list[Node]", entry: Entry, scope: Scope) -> None:

@@ -42,6 +42,11 @@ class Edits:
         """The bytes start..end become these pieces. An insertion has start == end."""
         self._spans.append((start, end, pieces))
 
+    def append_to_last(self, piece: bytes) -> None:
+        """More behind what was replaced last."""
+        start, end, pieces = self._spans[-1]
+        self._spans[-1] = (start, end, (*pieces, piece))
+
     def param(self, start: int, end: int, number: int) -> None:
         """An occurrence of $number that goes through as it is."""
         self._passed[start] = (number, end)

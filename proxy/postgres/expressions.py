@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from proxy.errors import ConfigError
-from proxy.postgres.edits import Edits, ParamRole
+from proxy.postgres.edits import Edits, ParamRole, Piece
 from proxy.postgres.grammar import Node, Text, fields, inner, kind, strings, type_text
+from proxy.postgres.indexing import EQUALITY, IndexColumn, tokens_of
 from proxy.postgres.names import Names, Scope, hidden, quoted
+from proxy.postgres.ordering import Ordering
+from proxy.postgres.patterns import Patterns
 from proxy.postgres.plan import Literal, Refusal, Use
 from proxy.postgres.predicates import refuse
 from proxy.postgres.snapshot import ProtectedColumn
@@ -29,6 +32,7 @@ _FAMILIES = (
     frozenset({1114}),
     frozenset({1184}),
 )
+_NUMBERS = {"ival": 23, "fval": 1700}
 _ARRAYS = (Use.TAG_ARRAY, Use.STORE_ARRAY)
 
 
@@ -40,6 +44,8 @@ class Expressions:
         self.edits = edits
         self.names = names
         self.query: Query
+        self.patterns = Patterns(self)
+        self.ordering = Ordering(self)
 
     # -- columns ---------------------------------------------------------------------------------
 
@@ -56,8 +62,10 @@ class Expressions:
             if len(outputs) == 1:
                 return outputs[0].sealed
             return None
-        self.plain(node, scope)
-        return None
+        extreme = self.ordering.extreme(node, scope)
+        if extreme is None:
+            self.plain(node, scope)
+        return extreme
 
     def peek(self, node: Node, scope: Scope) -> ProtectedColumn | None:
         """The provenance of a column reference, without any effect."""
@@ -117,30 +125,44 @@ class Expressions:
     def tag_text(self, node: Node, scope: Scope, column: ProtectedColumn) -> bytes:
         if not column.equality:
             raise refuse("no equality", column, "comparison", node.column_ref.location + 1)
+        tokens = tokens_of(column, EQUALITY)
+        assert tokens is not None
+        return self.tokens_text(node, scope, tokens)
+
+    def tokens_text(self, node: Node, scope: Scope, tokens: IndexColumn) -> bytes:
+        """Where a column reference's tokens are: the generated column, or an expression."""
         start, end = self.span(node.column_ref)
         found = self.lookup(node.column_ref, scope)
-        if found is None or not found[1]:
-            return b"substring(" + self.text.sql[start:end] + b" from 4 for 16)"
+        if found is None or not found[1] or tokens.column.layout != "generated":
+            return tokens.expression(self.text.sql[start:end])
         last = self.text.at(start) + 2 * (len(node.column_ref.fields) - 1)
-        return self.text.sql[start : self.text.starts[last]] + quoted(column.index_column)
+        return self.text.sql[start : self.text.starts[last]] + quoted(tokens.name)
 
     # -- operands --------------------------------------------------------------------------------
 
     def operand(self, node: Node, column: ProtectedColumn, use: Use) -> bool:
         """A parameter or literal (with a cast that says nothing new) becomes a sealed value or a tag.
         False if it is neither."""
-        start, end, bare = self._unwrapped(node, column, use)
-        if bare is None:
+        found = self.operand_piece(node, column, use)
+        if found is None:
             return False
         self.edits.columns.add(column)
+        if found[2] != b"NULL" or kind(node) != "a_const":  # a cast of NULL names the declared type
+            self.edits.replace(*found)
+        return True
+
+    def operand_piece(
+        self, node: Node, column: ProtectedColumn, use: Use
+    ) -> tuple[int, int, Piece] | None:
+        """Where an operand stands, and what is to stand there."""
+        start, end, bare = self._unwrapped(node, column, use)
+        if bare is None:
+            return None
         if kind(bare) == "param_ref":
-            self.edits.replace(start, end, ParamRole(bare.param_ref.number, (use, column)))
-            return True
+            return start, end, ParamRole(bare.param_ref.number, (use, column))
         constant = bare.a_const
         if constant.isnull:
-            if start != bare.a_const.location:  # a cast of NULL names the declared type
-                self.edits.replace(start, end, b"NULL")
-            return True
+            return start, end, b"NULL"
         which = constant.WhichOneof("val")
         if which == "bsval":
             raise refuse("cast", column, "bit string", constant.location + 1)
@@ -154,8 +176,8 @@ class Expressions:
             text = str(constant.ival.ival).encode()
         if use in _ARRAYS and which != "sval":
             raise refuse("write", column, "comparison with this operand", constant.location + 1)
-        self.edits.replace(start, end, Literal(column, use, text))
-        return True
+        number = _NUMBERS.get(str(which), 0) if bare is node else 0
+        return start, end, Literal(column, use, text, number)
 
     def _unwrapped(
         self, node: Node, column: ProtectedColumn, use: Use
@@ -171,6 +193,8 @@ class Expressions:
             if self.text.word(index) in ("-", "+"):
                 index += 1
             return start, self.text.ends[index], node
+        if which == "a_expr" and not node.a_expr.lexpr.ByteSize():
+            return self._negative(node.a_expr, column, use)
         if which != "type_cast":
             return 0, 0, None
         cast = node.type_cast
@@ -179,6 +203,25 @@ class Expressions:
             return 0, 0, None
         self._check_cast(cast, column, use)
         return (*self._cast_span(cast, start, end), bare)
+
+    def _negative(
+        self, expr: Node, column: ProtectedColumn, use: Use
+    ) -> tuple[int, int, Node | None]:
+        """-2::int2 is minus (2::int2), as drivers write a number that is below zero."""
+        _, end, bare = self._unwrapped(expr.rexpr, column, use)
+        if strings(expr.name) != ["-"] or bare is None or kind(bare) != "a_const":
+            return 0, 0, None
+        turned = type(bare)()
+        turned.CopyFrom(bare)
+        which = turned.a_const.WhichOneof("val")
+        if which == "ival":
+            turned.a_const.ival.ival = -turned.a_const.ival.ival
+        elif which == "fval":
+            text = turned.a_const.fval.fval
+            turned.a_const.fval.fval = text[1:] if text.startswith("-") else "-" + text
+        else:
+            return 0, 0, None
+        return expr.location, end, turned
 
     def _cast_span(self, cast: Node, start: int, end: int) -> tuple[int, int]:
         text = self.text
@@ -251,6 +294,14 @@ class Expressions:
             if sealed is not None:
                 raise refuse("expression", sealed, "a sub-select that yields it here")
 
+    def _sort_by(self, key: Node, scope: Scope, node: Node) -> None:
+        """ORDER BY in a window or an aggregate."""
+        sealed = self.peek(key.node, scope)
+        if sealed is None:
+            self.plain(key.node, scope)
+        else:
+            self.ordering.sort_key(key, key.node, scope, sealed)
+
     def _null_test(self, test: Node, scope: Scope, node: Node) -> None:
         self.value(test.arg, scope)
 
@@ -317,6 +368,10 @@ class Expressions:
     def _compare(
         self, form: int, operator: str, left: Node, right: Node, scope: Scope, expr: Node
     ) -> None:
+        position = max(expr.location, 0) + 1
+        for search in (self.patterns, self.ordering):
+            if search.compare(form, operator, left, right, scope, position):
+                return
         one, other = self.peek(left, scope), self.peek(right, scope)
         if one is None and other is None:
             for side in (left, right):
@@ -324,7 +379,6 @@ class Expressions:
             return
         column = one or other
         assert column is not None
-        position = max(expr.location, 0) + 1
         # A_Expr_Kind: 1 OP, 2 OP_ANY, 3 OP_ALL, 4 DISTINCT, 5 NOT_DISTINCT, 6 NULLIF, 7 IN, 8.. LIKE
         if form in (8, 9, 10) or operator in ("~~", "!~~", "~~*", "!~~*", "~", "!~", "~*", "!~*"):
             raise refuse("LIKE", column, "pattern search", position)

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from proxy.postgres.indexing import hidden_names, quoted
 from proxy.postgres.plan import Refusal, SessionContext, UnknownColumns
 from proxy.postgres.snapshot import ProtectedColumn, Relation, Snapshot
+
+__all__ = ["Entry", "Field", "Names", "Scope", "hidden", "quoted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class Names:
             )
         if not sealed:
             self._refuse_dependent(found)
-        bx = frozenset(c.index_column for c in sealed.values() if c.equality)
+        bx = hidden_names(sealed)
         visible = tuple(
             Field(c.name, sealed.get(c.name), True) for c in found.columns if c.name not in bx
         )
@@ -154,8 +157,3 @@ class Names:
             ):
                 words.add(relation.name)
         return words
-
-
-def quoted(name: str) -> bytes:
-    """A name as an identifier that means exactly it."""
-    return b'"' + name.replace('"', '""').encode() + b'"'

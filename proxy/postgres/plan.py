@@ -19,6 +19,14 @@ class Use(Enum):
     TAG = "tag"  # equality tag, bytea (16 bytes)
     TAG_ARRAY = "tag_array"  # array of the declared type -> bytea[] of tags
     STORE_ARRAY = "store_array"  # array of the declared type -> bytea[] of sealed values
+    TRANSFORM = "transform"  # tag of the transformed value, bytea (16 bytes)
+    TRANSFORMED = "transformed"  # tag of a value that is compared with transformed ones
+    ORDER_LT = "order_lt"  # bounds among order tokens, bytea: below it lies what is less, ...
+    ORDER_LE = "order_le"
+    ORDER_GT = "order_gt"  # ... and from it on what is greater
+    ORDER_GE = "order_ge"
+    ORDER_START = "order_start"  # the ends of the order under its key; NULL for a NULL operand
+    ORDER_END = "order_end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ class Literal:
     column: ProtectedColumn
     use: Use
     text: bytes
+    oid: int = 0  # of an unquoted number, or 0: in a search it need not be of the column's type
 
 
 Segment = bytes | Literal

@@ -16,9 +16,20 @@ RULES: dict[str, tuple[str, str]] = {
     "GROUP BY": ("yes", "groups by the tag"),
     "DISTINCT": ("yes", "DISTINCT ON the tag, for plain column lists without ORDER BY"),
     "JOIN": ("yes", "compares tags of columns of one domain"),
-    "<": ("no", "Range search is not offered yet; filter in the application."),
-    "ORDER BY": ("no", "Sort in the application, or by a column that is not protected."),
-    "LIKE": ("no", "Pattern search is not offered yet; compare whole values with =."),
+    "lower(c) =": ("yes", "second tag, with `transform`"),
+    "min, max": ("yes", "order tokens, with `order`"),
+    "<": ("no", "Set `order: true` or `range` for the column, or filter in the application."),
+    "ORDER BY": ("no", "Set `order: true` for the column, or sort in the application."),
+    "sorted": (
+        "no",
+        "Name the column itself in ORDER BY, in a query without GROUP BY or DISTINCT.",
+    ),
+    "window": ("no", "Use min and max as plain aggregates, or ORDER BY with LIMIT 1."),
+    "transform": (
+        "no",
+        "With `transform`, compare f(column) by =, <>, IN or IS DISTINCT FROM with f(value).",
+    ),
+    "LIKE": ("no", "Set `match` for the column, or compare whole values with =."),
     "expression": ("no", "Read the column itself and compute in the application."),
     "cast": ("no", "Read the column itself and convert in the application."),
     "whole row": ("no", "Name the columns instead of the row."),
@@ -47,6 +58,10 @@ RULES: dict[str, tuple[str, str]] = {
         "Only NOT NULL, UNIQUE, PRIMARY KEY and REFERENCES hold on sealed values.",
     ),
     "index": ("no", "Only a plain b-tree or hash index on the column itself is possible."),
+    "layout": (
+        "no",
+        "Use `layout: generated`, or write CREATE UNIQUE INDEX: keys need a column of their own.",
+    ),
     "alter": ("no", "Migrate the column: create a new one and copy through the proxy."),
 }
 

@@ -94,27 +94,37 @@ class Query:
                 raise refuse("domain", one.sealed, "UNION with another domain")
         return [Output(o.name, o.sealed) for o in left]
 
-    def _trailing(self, clause: object, scope: Scope, outputs: list[Output]) -> None:
+    def _trailing(
+        self, clause: object, scope: Scope, outputs: list[Output], aggregated: bool = False
+    ) -> None:
+        """ORDER BY, LIMIT, OFFSET. `aggregated`: rows are put together before they are sorted."""
         nodes = clause if not hasattr(clause, "DESCRIPTOR") else [clause]
         for node in nodes:  # type: ignore[attr-defined]
             if kind(node) == "sort_by":
-                self._sort_key(node.sort_by.node, scope, outputs)
+                self._sort_key(node.sort_by, scope, outputs, aggregated)
             elif node.ByteSize():
                 self.expressions.plain(node, scope)
 
-    def _sort_key(self, node: Node, scope: Scope, outputs: list[Output]) -> None:
-        sealed = None
+    def _sort_key(self, key: Node, scope: Scope, outputs: list[Output], aggregated: bool) -> None:
+        node = key.node
+        sealed, reference = None, node
         if kind(node) == "a_const" and node.a_const.WhichOneof("val") == "ival":
             index = node.a_const.ival.ival - 1
-            sealed = outputs[index].sealed if 0 <= index < len(outputs) else None
+            if 0 <= index < len(outputs):
+                sealed, reference = outputs[index].sealed, outputs[index].node
         elif kind(node) == "column_ref":
             parts = strings(node.column_ref.fields)
             named = [o for o in outputs if len(parts) == 1 and o.name == parts[0]]
             sealed = named[0].sealed if named else self.expressions.peek(node, scope)
             if named and sealed is None:
                 return
+            if len(named) > 1:
+                raise refuse("ORDER BY", sealed, "ORDER BY a name of two outputs")
+            if named and named[0].node is not None:
+                reference = named[0].node
         if sealed is not None:
-            raise refuse("ORDER BY", sealed, "ORDER BY")
+            self.expressions.ordering.sort_key(key, reference, scope, sealed, aggregated)
+            return
         self.expressions.plain(node, scope)
 
     def _values(self, statement: Node, scope: Scope) -> list[Output]:
@@ -143,7 +153,8 @@ class Query:
             self.expressions.plain(statement.having_clause, scope)
         for window in statement.window_clause:
             self.expressions.plain(window, scope)
-        self._trailing(statement.sort_clause, scope, outputs)
+        aggregated = distinct or grouped is not None
+        self._trailing(statement.sort_clause, scope, outputs, aggregated)
         self._trailing(statement.limit_count, scope, outputs)
         self._trailing(statement.limit_offset, scope, outputs)
         return outputs
@@ -226,6 +237,8 @@ class Query:
             name = target.name or self._implied_name(target.val)
             if sealed is not None and grouped is not None and kind(target.val) == "column_ref":
                 self._grouped_target(target, sealed, grouped)
+            if sealed is not None and kind(target.val) == "func_call" and not target.name:
+                self.expressions.ordering.name_extreme(target.val.func_call)
             outputs.append(Output(name, sealed, target.val if sealed else None, scope))
         return outputs
 

@@ -23,6 +23,7 @@ from proxy.postgres import catalog
 from proxy.postgres.hosts import Hosts
 from proxy.postgres.needs import Need, SnapshotWanted, Use
 from proxy.postgres.plan import Plan, Refusal, SessionContext
+from proxy.postgres.searches import readers
 from proxy.postgres.snapshot import ProtectedColumn, Snapshot
 from proxy.postgres.templates import Templates
 from proxy.postgres.types.registry import codec_for
@@ -159,6 +160,7 @@ def _codec(ring: RingKeys, column: ProtectedColumn) -> ColumnCodec:
     if not ring.alive:
         raise KeyUnavailable("the ring's keys were wiped")
     kind = codec_for(column.type.oid)
+    first = next((v.handle for v in ring.versions if v.number == 1), None)
     call = kind.canonical if kind.canonical_kind == CANON_CALL else None
     canonical = Canonical(kind.canonical_kind, call)
     codec = column_codec(
@@ -169,6 +171,9 @@ def _codec(ring: RingKeys, column: ProtectedColumn) -> ColumnCodec:
         column.transform_id,
         column.pad_to_bytes,
         canonical,
+        index=first,
+        search=column.search,
+        readers=readers(column),
     )
     for handle in codec.handles:
         ring.adopt(handle)

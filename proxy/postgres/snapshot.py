@@ -6,6 +6,8 @@ not trusted. `catalog.py` builds it; tests build it by hand.
 
 from dataclasses import dataclass, field
 
+from proxy.crypto.tokens import Search
+
 # pg_type OIDs used all over (PostgreSQL, src/include/catalog/pg_type.dat)
 BOOL, BYTEA, INT8, INT2, INT4, TEXT, OID = 16, 17, 20, 21, 23, 25, 26
 FLOAT4, FLOAT8, UNKNOWN, BPCHAR, VARCHAR = 700, 701, 705, 1042, 1043
@@ -40,6 +42,9 @@ class ProtectedColumn:
     equality: bool
     transform_id: int = 0
     pad_to_bytes: int = 0
+    search: Search = Search()
+    layout: str = "generated"  # or "expression": nothing beside the column, indexes on expressions
+    ascii_case: bool = False  # ILIKE maps A to Z only
 
     @property
     def index_column(self) -> str:

@@ -10,8 +10,10 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from proxy.crypto.tokens import TooManyTokens
 from proxy.native import ROW_BOOL, ROW_CALL, ROW_COPY, ROW_INT, ROW_TEXT, RowPlan
 from proxy.policy.model import Action
+from proxy.postgres.lookups import LOOKUPS, lookup
 from proxy.postgres.messages import format_of
 from proxy.postgres.needs import Use as KeyUse
 from proxy.postgres.plan import Literal, Segment, StatementPlan, Use
@@ -26,7 +28,7 @@ from proxy.postgres.snapshot import (
     VARCHAR,
     ProtectedColumn,
 )
-from proxy.postgres.sqlstate import PROTOCOL_VIOLATION
+from proxy.postgres.sqlstate import PROGRAM_LIMIT_EXCEEDED, PROTOCOL_VIOLATION
 from proxy.postgres.types.array import binary_array_elements, parse_array
 from proxy.postgres.types.base import DataError, TextContext
 from proxy.postgres.types.registry import codec_for
@@ -62,7 +64,14 @@ def needed_for_rows(outputs: Sequence[ProtectedColumn | None] | None) -> set[Key
 
 
 def _one(codec: ColumnCodec, store: bool, binary: bytes) -> bytes:
-    return codec.seal(binary) if store else codec.tag(binary)
+    if not store:
+        return codec.tag(binary)
+    try:
+        return codec.seal(binary)
+    except TooManyTokens:
+        raise DataError(
+            PROGRAM_LIMIT_EXCEEDED, "the text is too long for a column with pattern search"
+        ) from None
 
 
 def _typmod(column: ProtectedColumn, store: bool) -> int:
@@ -92,6 +101,9 @@ def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext) -> bytes:
     elem = codec_for(column.type.oid)
     store = literal.use in _STORES
     typmod = _typmod(column, store)
+    if literal.use in LOOKUPS:
+        oid = literal.oid or column.type.oid
+        return lookup(literal.use, column, literal.text, 0, oid, codec, ctx)
     if literal.use in (Use.STORE_ARRAY, Use.TAG_ARRAY):
         items = parse_array(literal.text, elem, ctx, typmod)
         return _array(codec, store, items)
@@ -184,6 +196,8 @@ def _parameter(
     elem = codec_for(column.type.oid)
     store = use in _STORES
     typmod = _typmod(column, store)
+    if use in LOOKUPS:
+        return lookup(use, column, raw, fmt, declared, codec, ctx)
     if use in (Use.STORE_ARRAY, Use.TAG_ARRAY):
         if fmt == 0:
             items = parse_array(raw, elem, ctx, typmod)

@@ -4,13 +4,27 @@ import os
 from pathlib import Path
 
 from proxy.config.model import FileStore, KeysConfig, SecretRef, SoftwareProvider
-from proxy.keys.build import create_ring, init_root, open_keys
+from proxy.keys.build import create_ring, init_root, open_keys, rotate_ring
 from proxy.keys.service import KeyService
 
 
 async def software_keys(folder: Path, **cache: float) -> KeyService:
+    config = _config(folder, cache)
+    if not (folder / "root.sealed").exists():
+        await init_root(config)
+        await create_ring(config, "app")
+    return await open_keys(config, ())
+
+
+async def rotated_keys(folder: Path) -> KeyService:
+    """The keys of `software_keys`, their ring with one more version."""
+    await rotate_ring(_config(folder, {}), "app")
+    return await software_keys(folder)
+
+
+def _config(folder: Path, cache: dict[str, float]) -> KeysConfig:
     os.environ["SG_TEST_PASSPHRASE"] = "a passphrase of the tests"
-    config = KeysConfig(
+    return KeysConfig(
         provider=SoftwareProvider(
             kind="software",
             file=str(folder / "root.sealed"),
@@ -20,7 +34,3 @@ async def software_keys(folder: Path, **cache: float) -> KeyService:
         cache=cache,  # type: ignore[arg-type]
         allow_unlocked_memory=True,
     )
-    if not (folder / "root.sealed").exists():
-        await init_root(config)
-        await create_ring(config, "app")
-    return await open_keys(config, ())

@@ -12,7 +12,7 @@ RING = bytes(range(32))
 
 def codec(domain: str, oid: int, equality: bool, pad_to: int) -> native.ColumnCodec:
     ring = native.key_import(bytearray(RING))
-    return column_codec([(ring, True)], domain, oid, equality, 7, pad_to, Canonical())
+    return column_codec([(ring, True)], domain, oid, equality, 7, pad_to, Canonical(), index=ring)
 
 
 values = st.binary(max_size=300)

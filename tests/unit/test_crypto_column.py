@@ -9,12 +9,18 @@ import pytest
 
 from proxy import native
 from proxy.crypto import kdf
-from proxy.crypto.column import Canonical, column_codec
+from proxy.crypto.column import Canonical, Readers, column_codec
+from proxy.crypto.tokens import Buckets, Match, Search
+from proxy.errors import KeyUnavailable
 from tests.vectors import column_oracle, make_column_values
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/column_values.json").read_text())
 RING = bytes.fromhex(VECTORS["ring"])
 DOMAIN = VECTORS["domain"]
+NONE = Search()
+READERS = Readers(
+    lambda b: int.from_bytes(b, "big", signed=True) + (1 << (8 * len(b) - 1)), bytes.decode
+)
 CANONICAL = {"int": Canonical(native.CANON_INT), "identity": Canonical()}
 
 
@@ -32,11 +38,23 @@ def ring() -> native.KeyHandle:
 def codec(
     *rings: tuple[native.KeyHandle, bool], oid: int = 25, equality: bool = False,
     transform: int = 0, pad_to: int = 0, canonical: Canonical | None = None,
+    index: native.KeyHandle | None = None, search: Search = NONE,
 ) -> native.ColumnCodec:  # fmt: skip
     return column_codec(
         rings or ((ring(), True),), DOMAIN, oid, equality, transform, pad_to,
-        canonical or Canonical(),
+        canonical or Canonical(), index=index or (rings[0][0] if rings else ring()),
+        search=search, readers=READERS,
     )  # fmt: skip
+
+
+def search_of(v: dict[str, Any]) -> Search:
+    how = v.get("search", {})
+    return Search(
+        how.get("transform", ""),
+        Buckets(*how["range"]) if "range" in how else None,
+        how.get("order", 0),
+        Match(how["match"][0], tuple(how["match"][1:])) if "match" in how else None,
+    )
 
 
 def test_vectors_are_what_their_generator_makes() -> None:
@@ -48,20 +66,22 @@ def test_vectors_are_what_their_generator_makes() -> None:
 def test_good_vector_opens_and_its_tag_is_ours(v: dict[str, Any]) -> None:
     made = codec(
         oid=v["oid"], equality=v["equality"], transform=v["transform"], pad_to=v["pad_to"],
-        canonical=CANONICAL[v["canonical"]],
+        canonical=CANONICAL[v["canonical"]], search=search_of(v),
     )  # fmt: skip
     value, plain = bytes.fromhex(v["value"]), bytes.fromhex(v["plain"])
     assert made.open(value) == plain
-    assert column_oracle.column_open(RING, DOMAIN, v["oid"], value) == plain
+    described = search_of(v).descriptor()
+    assert column_oracle.column_open(RING, DOMAIN, v["oid"], value, described) == plain
     sealed = made.seal(plain)
     assert len(sealed) == len(value)
-    assert sealed[:27] == value[:27]
-    assert column_oracle.column_open(RING, DOMAIN, v["oid"], sealed) == plain
+    tokens = 2 + int.from_bytes(value[19:21], "big") if value[2] & 4 else 0
+    assert sealed[: 27 + tokens] == value[: 27 + tokens]
+    assert column_oracle.column_open(RING, DOMAIN, v["oid"], sealed, described) == plain
 
 
 @pytest.mark.parametrize("v", VECTORS["bad"], ids=lambda v: v["name"])
 def test_bad_vector_is_refused_alike(v: dict[str, Any]) -> None:
-    made = codec(equality=v["equality"])
+    made = codec(equality=v["equality"], search=search_of(v))
     with pytest.raises(native.OpenFailed, match="^does not open$"):
         made.open(bytes.fromhex(v["value"]))
 
@@ -107,15 +127,68 @@ def test_a_canonical_call_that_raises_ends_the_batch() -> None:
         codec(equality=True, canonical=Canonical(native.CANON_CALL, fail)).seal(b"x")
 
 
-def test_rotation_opens_the_old_and_searches_for_both() -> None:
+def test_rotation_changes_the_key_and_no_tag() -> None:
     old, new = native.key_random(), native.key_random()
     before = codec((old, True), equality=True)
     after = codec((old, False), (new, True), equality=True)
     value = before.seal(b"x")
     assert after.open(value) == b"x"
-    assert after.tags(b"x") == [after.tag(b"x"), before.tag(b"x")]
+    assert after.tags(b"x") == [after.tag(b"x")] == [before.tag(b"x")]
+    assert after.seal(b"x")[3:19] == value[3:19]
+    assert after.seal(b"x")[19:27] != value[19:27]
     with pytest.raises(native.OpenFailed):
         before.open(after.seal(b"x"))
+
+
+def test_without_the_first_version_values_open_and_none_is_sealed() -> None:
+    old, new = native.key_random(), native.key_random()
+    search = Search(transform="lower")
+    both = codec((old, False), (new, True), equality=True, search=search)
+    value = both.seal(b"x")
+    left = column_codec(
+        [(new, True)], DOMAIN, 25, True, 0, 0, Canonical(), index=None, search=search
+    )
+    assert left.open(value) == b"x"
+    with pytest.raises(native.NativeError, match="no index key"):
+        left.tag(b"x")
+    with pytest.raises((native.NativeError, KeyUnavailable)):
+        left.seal(b"x")
+
+
+def test_other_search_settings_do_not_open_a_value() -> None:
+    one = codec(search=Search(transform="lower"))
+    value = one.seal(b"x")
+    for other in (Search(), Search(transform="upper"), Search(match=Match())):
+        with pytest.raises(native.OpenFailed):
+            codec(search=other).open(value)
+
+
+def test_every_byte_of_a_token_region_is_bound() -> None:
+    made = codec(search=Search(transform="lower", match=Match(3, (2,))), pad_to=4)
+    value = made.seal(b"secret")
+    assert made.open(value) == b"secret"
+    for at in range(len(value)):
+        changed = bytearray(value)
+        changed[at] ^= 0x10
+        with pytest.raises(native.OpenFailed):
+            made.open(bytes(changed))
+
+
+def test_wiping_reaches_the_token_keys() -> None:
+    made = codec(oid=20, search=Search(order_bits=64))
+    value = made.seal(bytes(8))
+    used = int(str(native.arena_report()["used"]))
+    for handle in made.handles:
+        handle.wipe()
+    assert not made.alive
+    assert used - int(str(native.arena_report()["used"])) == 2, "seal, order"
+    for use in (
+        lambda: made.open(value),
+        lambda: made.seal(bytes(8)),
+        lambda: made.tokens.order(1),
+    ):
+        with pytest.raises(native.KeyGone):
+            use()
 
 
 def test_a_wiped_key_ends_the_codec_and_its_cached_schedules() -> None:

@@ -156,3 +156,27 @@ def test_an_error_never_shows_the_secret(tmp_path: Path) -> None:
         secrets.resolve(SecretRef(file=os.fspath(path)))
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_order_and_match_want_to_be_acknowledged_and_range_does_not() -> None:
+    from proxy.config.model import MatchConfig, RangeConfig
+
+    one = ColumnConfig(column="p.t.a", type="int4", ring="r", order=True)
+    two = ColumnConfig(column="p.t.b", type="date", ring="r", order=True, acknowledge=("order",))
+    name = ColumnConfig(
+        column="p.t.c", type="text", ring="r", match=MatchConfig(), transform="lower"
+    )
+    pay = ColumnConfig(
+        column="p.t.d", type="int8", ring="r", range=RangeConfig(low="0", high="9", width="1")
+    )
+    refused = {(f.column, f.code) for f in leakage.refusals([one, two, name, pay])}
+    assert refused == {
+        ("p.t.a", "order"), ("p.t.a", "order-correlated"), ("p.t.b", "order-correlated"),
+        ("p.t.c", "match"),
+    }  # fmt: skip
+    assert {"transform", "range"} <= {f.code for f in leakage.findings([name, pay])}
+
+
+def test_a_transform_of_a_type_with_few_values_wants_to_be_acknowledged() -> None:
+    few = ColumnConfig(column="p.t.a", type="varchar(1)", ring="r", transform="upper")
+    assert [f.code for f in leakage.refusals([few])] == ["equality-low-cardinality"]

@@ -1,0 +1,61 @@
+"""What does the server get for an operand of a search: tags, bounds, tokens. Pure.
+
+One function for all uses of an operand beyond equality: `lookup()`. The operand is the client's, in text
+or binary; errors in it are DataError with the server's own SQLSTATE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.crypto.tokens import Tokens
+from proxy.errors import KeyUnavailable
+from proxy.postgres.plan import Use
+from proxy.postgres.ranks import operand_bounds
+from proxy.postgres.snapshot import ProtectedColumn
+from proxy.postgres.types.base import TextContext
+from proxy.postgres.types.registry import codec_for
+
+if TYPE_CHECKING:
+    from proxy.native import ColumnCodec
+
+# a comparison holds for the tokens below, or from, the token of this rank: (use of floor, plus one)
+_ORDER: dict[Use, Callable[[tuple[int, int]], int]] = {
+    Use.ORDER_LT: lambda bounds: bounds[1],
+    Use.ORDER_GE: lambda bounds: bounds[1],
+    Use.ORDER_LE: lambda bounds: bounds[0] + 1,
+    Use.ORDER_GT: lambda bounds: bounds[0] + 1,
+}
+_TEXTS = (Use.TRANSFORM, Use.TRANSFORMED)
+LOOKUPS = frozenset({*_ORDER, *_TEXTS, Use.ORDER_START, Use.ORDER_END})
+
+
+def lookup(
+    use: Use,
+    column: ProtectedColumn,
+    raw: bytes,
+    fmt: int,
+    from_oid: int,
+    codec: ColumnCodec,
+    ctx: TextContext,
+) -> bytes:
+    """The server's value, in binary, for an operand `raw` (format 0 text, 1 binary) of `from_oid`
+    (0: the column's type)."""
+    tokens = codec.tokens
+    if not isinstance(tokens, Tokens):
+        raise KeyUnavailable(
+            "the first version of the ring, which makes search tokens, is not usable"
+        )
+    if use in _TEXTS:
+        kind = codec_for(column.type.oid)
+        declared = from_oid or column.type.oid
+        text = kind.parse(raw, ctx, -1) if fmt == 0 else kind.coerce(raw, declared, -1, ctx)
+        make = tokens.transformed if use is Use.TRANSFORM else tokens.already_transformed
+        return make(text.decode())
+    if use is Use.ORDER_START:
+        return tokens.order_start()
+    if use is Use.ORDER_END:
+        return tokens.order_end()
+    bounds = operand_bounds(column.type, raw, fmt, from_oid or column.type.oid, ctx)
+    return tokens.order(_ORDER[use](bounds))

@@ -1,0 +1,179 @@
+"""Searches beyond equality: what a statement becomes, and what is refused."""
+
+from dataclasses import replace
+
+import postgast
+import pytest
+
+from proxy.crypto.tokens import Buckets, Match, Search
+from proxy.postgres.plan import Literal, Refusal, SessionContext, Use
+from proxy.postgres.rewrite import Planner
+from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, Snapshot
+from proxy.postgres.types.registry import resolve
+
+
+def column(name: str, kind: str, search: Search = Search(), **more: object) -> ProtectedColumn:
+    made = ProtectedColumn(
+        "public", "t", name, f"d.{name}", resolve(kind), "r", False, search=search
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+MAIL = column("mail", "text", Search(transform="lower"), equality=True)
+AGE = column("age", "int4", Search(order_bits=32))
+BORN = column("born", "date", Search(order_bits=32), equality=True)
+PAY = column("pay", "numeric(8,2)", Search(buckets=Buckets(10**8, 10000, 50)))
+NAME = column("name", "text", Search(match=Match(3, (2,))))
+BARE = column("bare", "text")
+FLAT = column("flat", "text", Search(transform="upper"), equality=True, layout="expression")
+COLUMNS = (MAIL, AGE, BORN, PAY, NAME, BARE, FLAT)
+STORED = ("id", "mail", "mail__bx", "mail__lx", "age", "age__ox", "born", "born__bx", "born__ox",
+          "pay", "pay__rx", "name", "name__mx", "bare", "flat")  # fmt: skip
+NEW = tuple(replace(c, table="n") for c in COLUMNS)
+SNAP = Snapshot(
+    1, "d", {("public", "t"): Relation("public", "t", "r", tuple(Column(c, 25) for c in STORED))},
+    {(c.schema, c.table, c.column): c for c in (*COLUMNS, *NEW)}, frozenset({"public"}),
+)  # fmt: skip
+
+
+def plan(sql: str):
+    return Planner().plan(sql.encode(), (), SessionContext("d", "app"), SNAP).statements[0]
+
+
+def shown(sql: str) -> str:
+    segments = plan(sql).segments
+    postgast.parse("".join("''" if isinstance(s, Literal) else s.decode() for s in segments))
+    out = ""
+    for piece in segments:
+        out += (
+            f"<{piece.use.value}:{piece.text.decode()}>"
+            if isinstance(piece, Literal)
+            else piece.decode()
+        )
+    return out.replace('"', "")
+
+
+def body(sql: str) -> str:
+    return shown(f"SELECT id FROM t WHERE {sql}").removeprefix("SELECT id FROM t WHERE ")
+
+
+@pytest.mark.parametrize(("sql", "want"), [
+    ("lower(mail) = lower($1)", "mail__lx = $1"),
+    ("lower(mail) = $1", "mail__lx = $1"),
+    ("lower(mail::text) <> 'a'", "mail__lx <> <transformed:a>"),
+    ("lower('A') = lower(mail)", "<transform:A> = mail__lx"),
+    ("lower(mail) IN ($1, lower('B'))", "mail__lx IN ($1, <transform:B>)"),
+    ("lower(mail) IS DISTINCT FROM $1", "mail__lx IS DISTINCT FROM $1"),
+    ("mail = $1 AND lower(mail) = lower($1)", "mail__bx = $1 AND mail__lx = $2"),
+    ("upper(flat) = 'A'", "substring(flat from 22 for 16) = <transformed:A>"),
+    ("flat = 'a'", "substring(flat from 4 for 16) = <tag:a>"),
+])  # fmt: skip
+def test_transformed(sql: str, want: str) -> None:
+    assert body(sql) == want
+
+
+@pytest.mark.parametrize(("sql", "want"), [
+    ("age < $1", "(age__ox >= $1 AND age__ox < $2)"),
+    ("age >= 5", "(age__ox >= <order_ge:5> AND age__ox < <order_end:5>)"),
+    ("$1 < age", "(age__ox >= $1 AND age__ox < $2)"),
+    ("born BETWEEN $1 AND $2", "(born__ox >= $1 AND born__ox < $2)"),
+    ("born NOT BETWEEN '2001-01-01' AND $1",
+     "NOT (born__ox >= <order_ge:2001-01-01> AND born__ox < $1)"),
+    ("(born) > (date '2001-01-01')",
+     "(born__ox >= <order_gt:2001-01-01> AND born__ox < <order_end:2001-01-01>)"),
+    ("NOT age < NULL", "NOT (age__ox >= NULL AND age__ox < NULL)"),
+    ("t.age <= $1::bigint", "(t.age__ox >= $1 AND t.age__ox < $2)"),
+    ("born = $1 AND born > $1", "born__bx = $1 AND (born__ox >= $2 AND born__ox < $3)"),
+])  # fmt: skip
+def test_ordered(sql: str, want: str) -> None:
+    assert body(sql) == want
+
+
+@pytest.mark.parametrize(("sql", "want"), [
+    ("SELECT id FROM t ORDER BY age DESC NULLS LAST, id",
+     "SELECT id FROM t ORDER BY age__ox DESC NULLS LAST, id"),
+    ("SELECT age AS a FROM t ORDER BY a", "SELECT age AS a FROM t ORDER BY age__ox"),
+    ("SELECT id, age FROM t ORDER BY 2", "SELECT id, age FROM t ORDER BY age__ox"),
+    ("SELECT min(age) FROM t", "SELECT (array_agg(age ORDER BY age__ox ASC NULLS LAST))[1] AS min FROM t"),
+    ("SELECT max(t.born) FILTER (WHERE id > 1) AS m FROM t",
+     "SELECT (array_agg(t.born ORDER BY t.born__ox DESC NULLS LAST) FILTER (WHERE id > 1))[1] AS m FROM t"),
+    ("SELECT row_number() OVER (ORDER BY age) FROM t", "SELECT row_number() OVER (ORDER BY age__ox) FROM t"),
+    ("SELECT id FROM (SELECT id, age FROM t) s ORDER BY s.age",
+     "SELECT id FROM (SELECT id, age FROM t) s ORDER BY substring(s.age from 22 for 72)"),
+])  # fmt: skip
+def test_sorted(sql: str, want: str) -> None:
+    assert shown(sql) == want
+
+
+def test_min_is_an_output_that_opens() -> None:
+    assert plan("SELECT max(born) FROM t").outputs == (BORN,)
+
+
+def test_one_parameter_feeds_both_bounds_and_the_client_sees_one() -> None:
+    made = plan("SELECT id FROM t WHERE age < $1")
+    assert [(p.client_index, p.use) for p in made.params] == [
+        (0, Use.ORDER_START),
+        (0, Use.ORDER_LT),
+    ]
+    assert [c.oid for c in made.client_params] == [23]
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT id FROM t WHERE lower(bare) = 'a'", "SELECT id FROM t WHERE upper(mail) = 'a'",
+    "SELECT lower(mail) FROM t", "SELECT id FROM t WHERE lower(mail) > 'a'",
+    "SELECT id FROM t WHERE lower(mail) = lower(flat)", "SELECT id FROM t WHERE lower(mail) = mail",
+    "SELECT id FROM t WHERE lower(mail || 'x') = 'a'", "SELECT id FROM t WHERE lower(mail) = upper($1)",
+    "SELECT id FROM t WHERE mail < 'a'", "SELECT id FROM t ORDER BY mail", "SELECT min(mail) FROM t",
+    "SELECT age FROM t GROUP BY age ORDER BY age", "SELECT DISTINCT born FROM t ORDER BY born",
+    "SELECT id FROM t ORDER BY age USING <", "SELECT age FROM t UNION ALL SELECT age FROM t ORDER BY age",
+    "SELECT max(age) OVER () FROM t", "SELECT id FROM t WHERE age < id", "SELECT id FROM t WHERE age < born",
+    "SELECT id FROM t WHERE 5 BETWEEN age AND 7", "SELECT id FROM t WHERE age + 1 < 5",
+    "SELECT id FROM t WHERE age = 5", "SELECT age__ox FROM t", "SELECT mail__lx FROM t",
+    "SELECT sum(age) FROM t", "SELECT id FROM t WHERE max(age) > 5",
+    "SELECT age AS a, id AS a FROM t ORDER BY a",
+    "INSERT INTO t (bare) SELECT mail FROM t", "SELECT id FROM t WHERE age < ANY($1)",
+    "SELECT id FROM t WHERE age BETWEEN SYMMETRIC 1 AND 2",
+])  # fmt: skip
+def test_refused(sql: str) -> None:
+    with pytest.raises(Refusal):
+        plan(sql)
+
+
+@pytest.mark.parametrize(("sql", "want"), [
+    ("CREATE INDEX ON t (age)", "CREATE INDEX ON t (age__ox)"),
+    ("CREATE INDEX ON t (born DESC)", "CREATE INDEX ON t (born__ox DESC)"),
+    ("CREATE UNIQUE INDEX ON t (born)", "CREATE UNIQUE INDEX ON t (born__bx)"),
+    ("CREATE INDEX ON t USING hash (born)", "CREATE INDEX ON t USING hash (born__bx)"),
+    ("CREATE UNIQUE INDEX ON t (lower(mail), id)", "CREATE UNIQUE INDEX ON t (mail__lx, id)"),
+    ("CREATE INDEX ON t (pay)", "CREATE INDEX ON t (pay__rx)"),
+    ("CREATE INDEX ON t USING gin (name gin_trgm_ops)", "CREATE INDEX ON t USING gin (name__mx)"),
+    ("CREATE UNIQUE INDEX ON t (flat)", "CREATE UNIQUE INDEX ON t ((substring(flat from 4 for 16)))"),
+    ("CREATE INDEX ON t (upper(flat))", "CREATE INDEX ON t ((substring(flat from 22 for 16)))"),
+])  # fmt: skip
+def test_indexes(sql: str, want: str) -> None:
+    assert shown(sql) == want
+
+
+def test_a_new_table_gets_a_generated_column_for_each_kind_of_token() -> None:
+    made = shown("CREATE TABLE n (id int, mail text UNIQUE, age int4, name text, flat text)")
+    for wanted in (
+        "mail__bx bytea GENERATED ALWAYS AS (substring(mail from 4 for 16)) STORED",
+        "mail__lx bytea GENERATED ALWAYS AS (substring(mail from 22 for 16)) STORED",
+        "age__ox bytea GENERATED ALWAYS AS (substring(age from 22 for 72)) STORED",
+        "name__mx text[] GENERATED ALWAYS AS (string_to_array(encode(substring(name from 22 for "
+        "(get_byte(name, 19) * 256 + get_byte(name, 20) - 0)), 'escape'), ' ')) STORED",
+        "UNIQUE (mail__bx)",
+    ):
+        assert wanted in made
+    assert "flat__" not in made
+
+
+def test_a_dropped_column_takes_its_generated_columns_along() -> None:
+    assert shown("ALTER TABLE t DROP COLUMN mail") == (
+        "ALTER TABLE t DROP COLUMN IF EXISTS mail__bx, DROP COLUMN IF EXISTS mail__lx, DROP COLUMN mail"
+    )
+
+
+def test_layout_p_has_no_keys() -> None:
+    with pytest.raises(Refusal, match="key"):
+        plan("CREATE TABLE n (id int, flat text UNIQUE)")
