@@ -12,6 +12,7 @@ from proxy.errors import ConfigError
 from proxy.postgres.edits import Edits, ParamRole, Piece
 from proxy.postgres.grammar import Node, Text, fields, inner, kind, strings, type_text
 from proxy.postgres.indexing import EQUALITY, IndexColumn, tokens_of
+from proxy.postgres.lookups import LOOKUPS
 from proxy.postgres.names import Names, Scope, hidden, quoted
 from proxy.postgres.ordering import Ordering
 from proxy.postgres.patterns import Patterns
@@ -176,7 +177,7 @@ class Expressions:
             text = str(constant.ival.ival).encode()
         if use in _ARRAYS and which != "sval":
             raise refuse("write", column, "comparison with this operand", constant.location + 1)
-        number = _NUMBERS.get(str(which), 0) if bare is node else 0
+        number = _NUMBERS.get(str(which), 0) if bare is node and use in LOOKUPS else 0
         return start, end, Literal(column, use, text, number)
 
     def _unwrapped(
