@@ -19,7 +19,7 @@ _UNPRIVILEGED = 65534
 
 
 class Postgres:
-    """One cluster in `folder`. Attributes: host, port, user, password, database."""
+    """One cluster in `folder`. Attributes: host, port, user, password, database, settings."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder
@@ -28,6 +28,7 @@ class Postgres:
         self.user = "app"
         self.password = "demo-password"
         self.database = "shop"
+        self.settings: dict[str, str] = {}  # of postgresql.conf, taken at the next start
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._uid = _UNPRIVILEGED if os.geteuid() == 0 else None
@@ -169,6 +170,7 @@ class Postgres:
                 if self._uid is not None:
                     os.chown(target, self._uid, self._uid)
             lines.append("ssl = on")
+        lines += [f"{name} = '{value}'" for name, value in self.settings.items()]
         (self._data / "postgresql.auto.conf").write_text("\n".join(lines) + "\n")
 
     def _wait_ready(self) -> None:
