@@ -24,6 +24,7 @@ from proxy.postgres.entrance import enter
 from proxy.postgres.inbox import Inbox
 from proxy.postgres.messages import Malformed, error_response
 from proxy.postgres.session import Session
+from proxy.postgres.startup import NoPacket
 from proxy.postgres.timeouts import CANCEL, Timeouts
 from proxy.postgres.upstream import UpstreamError
 
@@ -176,7 +177,10 @@ class Connection(asyncio.Protocol):
         code = getattr(error, "sqlstate", None)
         if isinstance(error, Malformed):
             code = sqlstate.PROTOCOL_VIOLATION
-        if isinstance(error, SealgateError) and code is not None:
+        if isinstance(error, NoPacket):
+            pg_connections_refused_total.labels("startup").inc()
+            self.abort(quietly=True)
+        elif isinstance(error, SealgateError) and code is not None:
             pg_connections_refused_total.labels("startup").inc()
             self.fatal(code, str(error))
         elif isinstance(error, OSError):  # TLS with the client, or the client itself, is gone

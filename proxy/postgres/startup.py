@@ -29,6 +29,11 @@ class StartupError(SealgateError):
         self.sqlstate = sqlstate
 
 
+class NoPacket(StartupError):
+    """What came is not even a packet by its length. PostgreSQL closes without a word, so do we: a
+    client that only hangs up (node-postgres sends Terminate) must not take it for an error."""
+
+
 @dataclass(frozen=True, slots=True)
 class SslRequest:
     pass
@@ -100,7 +105,7 @@ class StartupReader:
             return None
         length = int.from_bytes(data[:4], "big")
         if length < 8 or length > self._max:
-            raise StartupError(PROTOCOL_VIOLATION, "invalid length of startup packet")
+            raise NoPacket(PROTOCOL_VIOLATION, "invalid length of startup packet")
         if len(data) < length:
             return None
         packet, self._buffer = data[:length], data[length:]

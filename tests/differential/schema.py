@@ -38,7 +38,9 @@ class Table:
 
     @property
     def sql(self) -> str:
-        return quoted(self.name) if self.schema == "public" else f"{self.schema}.{quoted(self.name)}"
+        return (
+            quoted(self.name) if self.schema == "public" else f"{self.schema}.{quoted(self.name)}"
+        )
 
     @property
     def sealed(self) -> list[Column]:

@@ -97,7 +97,11 @@ def _literal(value: Value) -> str:
         return f"NULL{value.cast}"
     if value.bare:
         bare = value.text.strip()
-        return f"({bare}){value.cast}" if bare.startswith(("-", "+")) and value.cast else bare + value.cast
+        return (
+            f"({bare}){value.cast}"
+            if bare.startswith(("-", "+")) and value.cast
+            else bare + value.cast
+        )
     text = value.text.replace("'", "''")
     if "\\" in text and len(text) % 2:  # both spellings of the same string
         return "E'" + text.replace("\\", "\\\\") + "'" + value.cast

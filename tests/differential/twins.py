@@ -24,6 +24,7 @@ from tests.parts.postgres import Postgres
 
 FORMS = ("literal", "text", "binary")
 REFUSED = "0A000"
+IDLE = 0
 COUNTED = ("same", "failed_alike", "refused", "lenient")
 # Operators and assignments that PostgreSQL has not for these types; a tag does not tell them apart.
 TYPE_ERRORS = ("42883", "42804", "42P18", "42725")
@@ -48,7 +49,9 @@ class Tally:
 
     @property
     def total(self) -> int:
-        return sum(sum(c.values()) for c in (self.same, self.failed_alike, self.refused, self.lenient))
+        return sum(
+            sum(c.values()) for c in (self.same, self.failed_alike, self.refused, self.lenient)
+        )
 
     def report(self) -> str:
         kinds = (self.same, self.failed_alike, self.refused, self.lenient)
@@ -72,7 +75,9 @@ class Twins:
         self.maker = Maker(self.source, pair)
         self._settings = ""
 
-    def both(self, what: Rendered, binary: dict[Value, bytes] | None = None) -> tuple[Outcome, Outcome]:
+    def both(
+        self, what: Rendered, binary: dict[Value, bytes] | None = None
+    ) -> tuple[Outcome, Outcome]:
         return self.plain.run(what, binary), self.sealed.run(what, binary)
 
     def must(self, sql: str) -> None:
@@ -90,9 +95,15 @@ class Twins:
             self.must(f"CREATE TABLE other.{table.sql} (id int, j text)")
             self.must(f"INSERT INTO other.{table.sql} VALUES (1, 'other')")
             for number in range(1, rows + 1):
-                parts: list[object] = [f"INSERT INTO {table.sql} VALUES ({number}, {number % 3}, 'q'"]
+                parts: list[object] = [
+                    f"INSERT INTO {table.sql} VALUES ({number}, {number % 3}, 'q'"
+                ]
                 for column in table.columns:
-                    text = None if self.source.random() < 0.15 else self.source.choice(GOOD[column.type])
+                    text = (
+                        None
+                        if self.source.random() < 0.15
+                        else self.source.choice(GOOD[column.type])
+                    )
                     parts += [", ", Value(column.type, text)]
                 made = Statement("load", (*parts, ") ON CONFLICT DO NOTHING"), writes=True)  # type: ignore[arg-type]
                 self.check(made, "literal")
@@ -118,6 +129,27 @@ class Twins:
             forms = [self.source.choice(FORMS)]
         for form in forms:
             self.check(statement, form)
+        if not statement.literal_only and self.source.random() < 0.2:
+            self.describe(statement)
+
+    def describe(self, statement: Statement) -> None:
+        """What Describe says of parameters and columns."""
+        what = render(statement, "text")
+        plain, sealed = (
+            s.describe(what.sql, len(what.values or ())) for s in (self.plain, self.sealed)
+        )
+        rule = f"Describe: {statement.rule}"
+        if sealed == ("error", REFUSED):
+            self.tally.refused[rule] += 1
+        elif plain[0] == "error" and sealed[0] == "error":
+            self.tally.failed_alike[rule] += 1
+        elif plain == sealed:
+            self.tally.same[rule] += 1
+        elif plain[0] == "error" and plain[1] in TYPE_ERRORS:
+            self.tally.lenient[rule] += 1
+        else:
+            shown = f"    directly {plain}\n    proxied  {sealed}"
+            self.tally.divergences.append(f"[seed {self.seed}] {rule}: {what.sql}\n{shown}")
 
     def check(self, statement: Statement, form: str) -> None:
         """Runs a statement on both sides, compares all that a client sees, and counts."""
@@ -162,7 +194,12 @@ class Twins:
                         return None
                     binary[value] = data
         if not statement.writes:
-            return difference(statement, *self.both(what, binary))
+            plain, sealed = self.both(what, binary)
+            if IDLE != plain.transaction or IDLE != sealed.transaction:
+                self.both(
+                    Rendered("ROLLBACK", None)
+                )  # a text with BEGIN in it, that failed half-way
+            return difference(statement, plain, sealed)
         self.both(Rendered("BEGIN", None))
         plain, sealed = self.both(what, binary)
         verdict = difference(statement, plain, sealed)

@@ -54,6 +54,8 @@ def shown(p: Plan) -> str:
      """SELECT id FROM users WHERE "email__bx" IN ($1, '<tag:b>'::bytea)"""),
     ("SELECT id FROM users WHERE email = ANY($1::text[])",
      'SELECT id FROM users WHERE "email__bx" = ANY($1)'),
+    ("SELECT id FROM users WHERE email <> NULL::text", 'SELECT id FROM users WHERE "email__bx" <> NULL'),
+    ("INSERT INTO users (email) SELECT CAST(NULL AS text)", "INSERT INTO users (email) SELECT NULL"),
     ("SELECT * FROM users", 'SELECT "users"."id", "users"."email", "users"."note" FROM users'),
     ("SELECT u.* /* x */ FROM users u", 'SELECT "u"."id", "u"."email", "u"."note" /* x */ FROM users u'),
     ("INSERT INTO users VALUES (1, 'a', $1)",

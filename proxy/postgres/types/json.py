@@ -5,6 +5,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from proxy import native
 from proxy.postgres.types.base import INVALID_BINARY, DataError, TextContext, TypeCodec
 from proxy.postgres.types.text import _characters
 
@@ -60,6 +61,17 @@ class Jsonb(TypeCodec):
         if binary[:1] != b"\x01":
             raise DataError(INVALID_BINARY, "unsupported jsonb version number")
         return self.parse(binary[1:], TextContext(), typmod)
+
+    canonical_kind = native.CANON_CALL
+
+    def canonical(self, binary: bytes) -> bytes:
+        """Numbers inside compare as numeric does: 1.0 is 1."""
+        value = json.loads(binary[1:], parse_int=_Number, parse_float=_plain)
+        return b"\x01" + _shown(value, 0).encode()
+
+
+def _plain(digits: str) -> _Number:
+    return _Number(digits.rstrip("0").rstrip("."))
 
 
 def _bounded(value: str) -> Decimal:
