@@ -211,7 +211,7 @@ class Reads(Pieces):
             ]
         else:
             parts = [f"SELECT {column.sql}, count(*) FROM {table.sql} GROUP BY 1"]
-        return Statement("GROUP BY", tuple(parts))
+        return Statement("GROUP BY", tuple(parts), representative=True)
 
     def distinct(self) -> Statement:
         table = self.table()
@@ -219,10 +219,12 @@ class Reads(Pieces):
         form = self.r.randrange(4)
         if form == 0:
             return Statement(
-                "DISTINCT", (f"SELECT DISTINCT {column.sql} FROM {table.sql}", *self.where(table))
-            )
+                "DISTINCT", (f"SELECT DISTINCT {column.sql} FROM {table.sql}", *self.where(table)),
+                representative=True,
+            )  # fmt: skip
         if form == 1:
-            return Statement("DISTINCT", (f"SELECT DISTINCT {column.sql}, p FROM {table.sql}",))
+            return Statement("DISTINCT", (f"SELECT DISTINCT {column.sql}, p FROM {table.sql}",),
+                             representative=True)  # fmt: skip
         if form == 2:
             return Statement(
                 "DISTINCT ON",
@@ -230,7 +232,9 @@ class Reads(Pieces):
                 ordered=True,
             )
         return Statement(
-            "DISTINCT ON", (f"SELECT DISTINCT ON ({column.sql}) {column.sql} FROM {table.sql}",)
+            "DISTINCT ON",
+            (f"SELECT DISTINCT ON ({column.sql}) {column.sql} FROM {table.sql}",),
+            representative=True,
         )
 
     def counting(self) -> Statement:
@@ -268,6 +272,7 @@ class Reads(Pieces):
             rule,
             (f"SELECT {j} FROM {a.sql}", *self.where(a), f" {operator} SELECT {self.r.choice([j, 'k'])} "
              f"FROM {b.sql}", *self.where(b)),
+            representative=operator != "UNION ALL",
         )  # fmt: skip
 
     def cte(self) -> Statement:

@@ -36,6 +36,7 @@ class Statement:
     ordered: bool = False  # SQL fixes the order of its rows
     rows: bool = True  # its rows are to be compared (not of EXPLAIN)
     literal_only: bool = False  # takes no parameters
+    representative: bool = False  # SQL leaves open which of equal values is shown
 
     def smaller(self) -> Iterator[Statement]:
         """The statement without one of its optional parts each, the largest first."""
@@ -59,6 +60,17 @@ class Rendered:
     values: tuple[Value, ...] | None
     binary: bool = False
     binary_result: bool = False
+
+
+def values_in(parts: Sequence[Part]) -> list[Value]:
+    """All values of a statement."""
+    found: list[Value] = []
+    for part in parts:
+        if isinstance(part, Value):
+            found.append(part)
+        elif isinstance(part, Optional):
+            found += values_in(part.parts)
+    return found
 
 
 def render(statement: Statement, form: str, binary_result: bool = False) -> Rendered:
