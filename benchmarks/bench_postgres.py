@@ -1,8 +1,9 @@
 """PostgreSQL: direct, PgBouncer, HAProxy and Sealgate in one run, ratios and CPU per query.
 
-Workloads: pgbench's select-only, prepared, 8 clients, on an unprotected table; and 1000 rows of
-five 32-byte texts, prepared: in clear for direct and the peers, with two protected columns for
-Sealgate.
+Workloads, 8 clients: pgbench's select-only, prepared, on an unprotected table; a point SELECT by
+key that reads a protected column, and one that searches by a protected column, prepared and with
+literals in the simple protocol; 1000 rows of five 32-byte texts, prepared. Direct and the peers have
+the same tables in clear.
 """
 
 import os
@@ -21,21 +22,29 @@ WIDE_ROWS = 1000
 WIDE_SQL = "SELECT a, b, c, d, e FROM {table};\n"
 
 
+POINTS = 10_000
+POINT_SQL = {
+    "read": "\\set id random(1, 10000)\nSELECT name FROM {table} WHERE id = :id;\n",
+    "search": "\\set id random(1, 10000)\nSELECT id FROM {table} WHERE code = :id;\n",
+}
+
+
 def pgbench(port: int, stand: Stand, script: list[str], seconds: int, clients: int = 8) -> float:
-    """Transactions a second of one run, on one thread, prepared statements."""
+    """Transactions a second of one run, on one thread; `script` ends in the mode where it is not
+    prepared."""
     out = subprocess.run(
         [
             stand.pgbench,
             "-n",
             "-M",
-            "prepared",
+            "simple" if "simple" in script else "prepared",
             "-c",
             str(clients),
             "-j",
             "1",
             "-T",
             str(seconds),
-            *script,
+            *(word for word in script if word != "simple"),
             "-h",
             "127.0.0.1",
             "-p",
@@ -86,18 +95,39 @@ def prepare(stand: Stand, folder: Path) -> dict[str, dict[str, list[str]]]:
                     f"INSERT INTO {name} (a, b, c, d, e) VALUES (%s, %s, %s, %s, %s)",
                     [tuple(f"{k}{i:031d}" for k in "abcde") for i in range(WIDE_ROWS)],
                 )
-    scripts = {}
-    for name in ("wide_clear", "wide_sealed"):
+    for port, name in ((stand.pg_port, "points_clear"), (stand.proxy_pg_port, "points")):
+        with psycopg.connect(stand.dsn(port), autocommit=True) as c:
+            c.execute(f"DROP TABLE IF EXISTS {name}")
+            c.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, code int UNIQUE, name text)")
+            with c.transaction(), c.cursor() as cur:
+                cur.executemany(
+                    f"INSERT INTO {name} (id, code, name) VALUES (%s, %s, %s)",
+                    [(i, i, f"{i:032d}") for i in range(1, POINTS + 1)],
+                )
+    with psycopg.connect(stand.dsn(stand.pg_port), autocommit=True) as c:
+        c.execute("ANALYZE points_clear, points")
+
+    def script(name: str, sql: str) -> list[str]:
         path = folder / f"{name}.sql"
-        path.write_text(WIDE_SQL.format(table=name))
+        path.write_text(sql)
         path.chmod(0o644)
-        scripts[name] = ["-f", str(path)]
+        return ["-f", str(path)]
+
+    def both(label: str, sql: str, clear: str, sealed: str, *mode: str) -> dict[str, list[str]]:
+        peer, ours = (script(f"{label}-{t}", sql.format(table=t)) for t in (clear, sealed))
+        return {"peer": [*peer, *mode], "sealgate": [*ours, *mode]}
+
+    points = {
+        f"{label} by key, {mode}" if label == "read" else f"{label}, {mode}": both(
+            f"{label}-{mode}", sql, "points_clear", "points", *([mode] if mode == "simple" else [])
+        )
+        for mode in ("prepared", "simple")
+        for label, sql in POINT_SQL.items()
+    }
     return {
         "select-only prepared c=8": {"peer": ["-S"], "sealgate": ["-S"]},
-        "1000 rows, 2 protected": {
-            "peer": scripts["wide_clear"],
-            "sealgate": scripts["wide_sealed"],
-        },
+        **points,
+        "1000 rows, 2 protected": both("wide", WIDE_SQL, "wide_clear", "wide_sealed"),
     }
 
 

@@ -100,12 +100,17 @@ cdef class Wire:
     cdef public bint discard
     cdef public bint authenticating
     cdef readonly bytes status
+    cdef readonly dict fast  # statement name -> FastBind
+    cdef FastBind binding  # that has sealed in this call
+    cdef FastBind unnamed  # the unnamed portal's, if it was bound by one
+    cdef int unnamed_format
 
     def __cinit__(self, Py_ssize_t limit, dict statements, dict portals, bint hands_off=False):
         self.limit = limit
         self.statements = statements
         self.portals = portals
         self.hands_off = hands_off
+        self.fast = {}
         self.cbuf = b""
         self.sbuf = b""
         self.capacity = 16
@@ -369,8 +374,59 @@ cdef class Wire:
             return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.statements
         return 0
 
+    cdef bint _fast_bind(self, const uint8_t* p, Py_ssize_t total) except -1:
+        """Sends the server's Bind for the whole message at `p`, where a FastBind can; else 0."""
+        cdef const uint8_t* end
+        cdef FastBind known
+        cdef object found
+        if p[5] != 0:
+            return False  # a named portal
+        end = <const uint8_t*>memchr(p + 6, 0, total - 6)
+        if end == NULL:
+            return False
+        found = self.fast.get(PyBytes_FromStringAndSize(<char*>p + 6, pg_between(p + 6, end)))
+        if found is None:
+            return False
+        known = <FastBind>found
+        if not known.fresh():
+            return False
+        self._flush_c()
+        if not known.bind(p, total, pg_between(p, end) + 1, &self.cout, &self.unnamed_format):
+            return False
+        self.binding = known
+        self.unnamed = known
+        self._push(2, 0, None, None)
+        return True
+
+    cdef bint _fast_portal(self, const uint8_t* p, Py_ssize_t total, uint8_t t) except -1:
+        """Describe, Execute or Close of the unnamed portal that a FastBind has bound; else 0."""
+        cdef object cookie = None
+        if t == 69:
+            if total != 10 or p[5] != 0:
+                return False
+            self._push(4, 0, None, self.unnamed.binary if self.unnamed_format else self.unnamed.text)
+            return True
+        if total != 7 or p[5] != 80 or p[6] != 0:
+            return False
+        if t == 67:
+            self.unnamed = None
+            self._push(5, 0, None, None)
+            return True
+        cookie = (self.unnamed.describe_binary if self.unnamed_format
+                  else self.unnamed.describe_text)
+        self._push(3, 0, cookie, None)
+        return True
+
     def client_next(self):
         """The next client message that Python must see, or None."""
+        try:
+            return self._client_next()
+        finally:
+            if self.binding is not None:
+                self.binding.end_batch()
+                self.binding = None
+
+    cdef object _client_next(self):
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.cbuf)
         cdef Py_ssize_t n = PyBytes_GET_SIZE(self.cbuf), total, part
         cdef uint32_t length
@@ -419,6 +475,17 @@ cdef class Wire:
                     self.copy_in = False
                 continue
             if t == 66 or t == 69 or t == 68 or t == 67:  # Bind, Execute, Describe, Close
+                if t == 66 and self.fast and not self.server_skips and total >= 12 and (
+                        self._fast_bind(p + self.c.pos, total)):
+                    self.c.pos += total
+                    self.c.run = self.c.pos
+                    continue
+                if self.unnamed is not None and not self.server_skips and (
+                        t != 66 and self._fast_portal(p + self.c.pos, total, t)):
+                    self.c.pos += total
+                    continue
+                if t == 66 and p[self.c.pos + 5] == 0:
+                    self.unnamed = None  # another one takes its place
                 if self.hands_off or not self._special(p + self.c.pos + 5, total - 5, t):
                     self._sent(2 if t == 66 else 4 if t == 69 else 3 if t == 68 else 5)
                 else:
@@ -594,6 +661,13 @@ cdef class Wire:
                     cookie = <object>e.cookie
                 if t != 116 and kind == 3:
                     self._pop()
+                if t == 84 and cookie is not None and isinstance(cookie, FastDescribe):
+                    body = (<FastDescribe>cookie).answer(p + self.s.pos + 5, total - 5)
+                    if body is not None:
+                        self._skip_message(total)
+                        pg_append(&self.sout, <const uint8_t*>PyBytes_AS_STRING(body),
+                                  PyBytes_GET_SIZE(body))
+                        continue
                 if cookie is not None:
                     self.s.held = total
                     return (t, PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, total - 5),

@@ -164,6 +164,7 @@ class Wire:
     segment_open: bool
     segment: int
     watch_ready: bool
+    fast: dict[bytes, FastBind]
     def __init__(
         self,
         limit: int,
@@ -223,3 +224,29 @@ class Pkcs11Module:
     def random(self, session: int, n: int) -> bytes: ...
     def attribute(self, session: int, obj: int, attribute: int) -> bytes: ...
     def reinitialize(self) -> None: ...  # C_Finalize + C_Initialize; no call may be under way
+
+FAST_PASS: int
+FAST_TEXT: int
+FAST_INT: int
+FAST_RAW: int
+
+class FastDescribe:
+    statement: Any
+    format: int
+    def learn(self, seen: bytes, told: bytes) -> None: ...
+
+class FastBind:
+    """Turns the Binds of one statement into the server's without Python; see native/fastbind.pyx."""
+
+    uses: int
+    def __init__(
+        self,
+        statement: object,
+        params: list[tuple[int, ColumnCodec | None, bool, int, int]],
+        n_client: int,
+        outputs: list[bool],
+        text: RowPlan | None,
+        binary: RowPlan | None,
+        seconds: float,
+        count: int,
+    ) -> None: ...

@@ -44,6 +44,8 @@ class FakeSite:
     denied: bool = False
     protected_database: str = "shop"
     catalog_query: bytes = b"SELECT catalogue"
+    fast: bool = True
+    noted: list[tuple[object, int]] = field(default_factory=list)
     snapshot_read: bool = True
     codec: FakeCodec = field(default_factory=FakeCodec)
     asked: list[tuple[bytes, SessionContext]] = field(default_factory=list)
@@ -76,6 +78,9 @@ class FakeSite:
         if self.denied:
             raise AccessDenied("no")
         return self.codec if self.keys_in_memory else None
+
+    def note_uses(self, principal: Principal | None, uses: object, count: int) -> None:
+        self.noted.append((uses, count))
 
     def local_snapshot(self, answer: bytes) -> Snapshot:
         return Snapshot(2, "shop", {}, {})

@@ -104,6 +104,16 @@ class KeyCache(Generic[T]):
         while len(self._entries) > self._limits.entries:
             self._drop(next(iter(self._entries)), "capacity")
 
+    @property
+    def max_uses(self) -> int:
+        return self._limits.max_uses
+
+    def note_uses(self, name: str, n: int) -> None:
+        """Counts uses that were made of a value handed out before."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            entry.uses += n
+
     def note_bytes(self, name: str, n: int) -> None:
         """Counts bytes sealed or opened under the entry; the next `get` or `expire` sees the limit
         (wiping here would pull the key from under the batch that reports)."""

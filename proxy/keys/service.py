@@ -45,6 +45,7 @@ _RECHECK_SECONDS = 1.0
 _TICK_SECONDS = 1.0
 _PROBE_SECONDS = 10.0
 _SUMMARY_SECONDS = 60.0
+_MANY_USES = 1 << 20
 
 
 class KeyService:
@@ -101,6 +102,18 @@ class KeyService:
         if self._cache.wants_refresh(resource.ring) and self._may_retry(resource.ring):
             self._flight(resource.ring)
         return keys
+
+    @property
+    def counts_each_use(self) -> bool:
+        """The limit of uses is so low that a use must be counted before it happens."""
+        return self._cache.max_uses < _MANY_USES
+
+    def note_uses(
+        self, principal: Principal, resource: Resource, action: Action, count: int
+    ) -> None:
+        """Counts uses that were made of keys handed out before."""
+        self._used[(principal, resource, action)] += count
+        self._cache.note_uses(resource.ring, count)
 
     async def ring_keys(self, principal: Principal, resource: Resource, action: Action) -> RingKeys:
         """The ring's keys, fetched if need be.

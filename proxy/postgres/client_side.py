@@ -17,6 +17,7 @@ from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
 from proxy.metrics import pg_statements_total
 from proxy.native import NativeError
 from proxy.postgres import sqlstate
+from proxy.postgres.fast import fast_bind
 from proxy.postgres.messages import (
     BIND,
     CLOSE,
@@ -40,8 +41,9 @@ from proxy.postgres.plan import Effect, Plan, Refusal, StatementPlan, UnknownCol
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
 from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY
 from proxy.postgres.statements import Names, Portal, Statement, Uncertain
-from proxy.postgres.types.base import DataError
+from proxy.postgres.types.base import DataError, TextContext
 from proxy.postgres.values import (
+    Codecs,
     needed_for_bind,
     needed_for_rows,
     needed_for_text,
@@ -179,6 +181,7 @@ class ClientSide:
         if one is None or not special:
             change = None
             if message.name in session.statements.table:
+                wire.fast.pop(message.name, None)
                 change = session.statements.change(message.name, None, wire.segment)
             wire.expect(K_PARSE, 0, change)
             wire.forward_client()
@@ -189,6 +192,7 @@ class ClientSide:
                 "too many prepared statements on protected columns in one session",
             )
         codecs = session.codecs(needed_for_text(one))
+        wire.fast.pop(message.name, None)
         statement = Statement(one, message.oids, message.sql, session.as_of, clears)
         change = session.statements.change(message.name, statement, wire.segment)
         wire.expect(K_PARSE, 0, change)
@@ -240,6 +244,24 @@ class ClientSide:
         wire.put_server(Bind(message.portal, message.statement, formats, values, asked).message())
         wire.expect(K_BIND, 0, names.change(message.portal, portal, wire.segment))
         wire.drop_client()
+        if message.portal == b"" and message.statement != b"":
+            self._faster(message.statement, statement, codecs, ctx)
+
+    def _faster(
+        self, name: bytes, statement: Statement, codecs: Codecs, ctx: TextContext
+    ) -> None:
+        """The next Binds of this statement may be done natively."""
+        session, wire = self._session, self._wire
+        old = wire.fast.pop(name, None)
+        if old is not None:
+            session.site.note_uses(session.principal, needed_for_bind(statement.plan), old.uses)
+        if statement.slow or not session.statements.settled(name) or not session.site.fast:
+            return
+        made = fast_bind(statement, codecs, ctx)
+        if made is None:
+            statement.slow = True
+        else:
+            wire.fast[name] = made
 
     def _still(self, statement: Statement) -> None:
         """The statement still means what was planned at Parse. Raises Wait or Refusal.
@@ -294,6 +316,8 @@ class ClientSide:
         kind, name = kind_and_name(payload)
         names: Names[Statement] | Names[Portal]
         names = session.statements if kind == ord("S") else session.portals
+        if kind == ord("S"):
+            wire.fast.pop(name, None)
         change = names.change(name, None, wire.segment) if name in names.table else None
         wire.expect(K_CLOSE, 0, change)
         wire.forward_client()
@@ -342,11 +366,13 @@ class ClientSide:
         for statement in statements:
             if Effect.SETTINGS_CHANGED in statement.effects:
                 session.settings.may_change()
+                self._wire.fast.clear()
                 self._wire.watch_ready = True
             if Effect.SCHEMA_CHANGED in statement.effects:
                 session.schema_changed()
         if session.settings.changed_in_transaction and _ROLLBACK.search(sql):
             session.settings.known = False
+            self._wire.fast.clear()
 
 
 def _server_oids(plan: StatementPlan, declared: tuple[int, ...]) -> tuple[int, ...]:

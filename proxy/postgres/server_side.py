@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.metrics import pg_integrity_failures_total
-from proxy.native import KeyGone
+from proxy.native import FastDescribe, KeyGone
 from proxy.postgres import auth, sqlstate
 from proxy.postgres.messages import (
     AUTHENTICATION,
@@ -81,6 +81,7 @@ class ServerSide:
         wire = session.wire
         if kind == PARAMETER_STATUS:
             session.settings.report(payload)
+            wire.fast.clear()
         elif kind == READY_FOR_QUERY:
             self._ready(cookie)
         elif kind == ERROR_RESPONSE:
@@ -116,6 +117,9 @@ class ServerSide:
         formats: tuple[int, ...] = ()
         if isinstance(cookie, DescribeStatement):
             outputs = cookie.statement.plan.outputs
+        elif isinstance(cookie, FastDescribe):
+            outputs = cookie.statement.plan.outputs
+            formats = (cookie.format,) * len(outputs or ())
         elif isinstance(cookie, DescribePortal):
             outputs = cookie.portal.statement.plan.outputs
             formats = cookie.portal.result_formats
@@ -142,7 +146,10 @@ class ServerSide:
                     typmod=t.typmod,
                     format=formats[i] if formats else 0,
                 )
-        wire.put_client(row_description(fields))
+        told = row_description(fields)
+        if isinstance(cookie, FastDescribe):
+            cookie.learn(payload, told)
+        wire.put_client(told)
         wire.drop_server()
 
     def _parameter_description(self, payload: bytes, cookie: object) -> None:
@@ -171,6 +178,7 @@ class ServerSide:
             self._session.wire.set_rows(None)
         if cookie.clears and tag in _CLEARING_TAGS:
             self._session.statements.forget()
+            self._session.wire.fast.clear()
 
     def _row_failed(self, error: object, cookie: object) -> None:
         assert isinstance(cookie, tuple)

@@ -182,6 +182,7 @@ class Session:
             self._run_server()
             return
         if isinstance(need, SnapshotWanted):
+            self.wire.fast.clear()
             self._schema_stale = isinstance(result, SealgateError)
         message = self._message
         assert message is not None
@@ -277,6 +278,7 @@ class Session:
             return
         if injection.failed or injection.value is None:
             raise Refusal(sqlstate.SYSTEM_ERROR, "the session's settings and schema cannot be read")
+        self.wire.fast.clear()
         if injection.topic == "settings":
             self.settings.read(injection.value)
         else:
@@ -337,6 +339,7 @@ class Session:
         self.current_enough(sql)
 
     def schema_changed(self) -> None:
+        self.wire.fast.clear()
         self._schema_stale = True
         self._local = None
         self.wire.watch_ready = True
@@ -344,6 +347,8 @@ class Session:
     def transaction_ended(self) -> None:
         self.portals.forget()
         self.settings.transaction_ended()
+        if not self.settings.known:
+            self.wire.fast.clear()
         if self._local is not None:
             self._local = None
             self._schema_stale = True

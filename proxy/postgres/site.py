@@ -7,6 +7,7 @@ asked for with `pending`.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from proxy.config.model import PostgresConfig
@@ -83,6 +84,18 @@ class Site:
         """The column's codec if its keys are in memory. Raises AccessDenied."""
         ring = self._keys.ring_keys_now(principal, _resource(column), action)
         return None if ring is None else _codec(ring, column)
+
+    @property
+    def fast(self) -> bool:
+        """Whether Binds may be done without asking for the keys each time."""
+        return not self._keys.counts_each_use
+
+    def note_uses(self, principal: Principal | None, uses: Iterable[Use], count: int) -> None:
+        """So many Binds were done natively since these keys were asked for."""
+        if principal is None or not count:
+            return
+        for column, action in uses:
+            self._keys.note_uses(principal, _resource(column), action, count)
 
     # ---- plans ---------------------------------------------------------------------------------
     @property

@@ -35,6 +35,7 @@ class Statement:
     sql: bytes
     as_of: tuple[int, int]
     clears_statements: bool = False  # DEALLOCATE or DISCARD
+    slow: bool = False  # its Binds are not done natively
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class Names(Generic[T]):
         change = Change(self, name, value, segment)
         slot.changes.append(change)
         return change
+
+    def settled(self, name: bytes) -> bool:
+        """What the name means is known for sure: nothing that changes it is on its way."""
+        slot = self.table.get(name)
+        return slot is not None and not slot.changes
 
     def _settle(self, change: Change[T], happened: bool) -> None:
         slot = self.table.get(change.name)
