@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 _ENDS = re.compile(rb"\s*(rollback|commit|end|abort|prepare\s+transaction)\b", re.IGNORECASE)
 
+# Must come before any query of its transaction, so nothing of ours may be asked first; names nothing.
+_TRANSACTION_MODE = re.compile(
+    rb"\s*set\s+(local\s+|session\s+)?transaction\s[a-z0-9\s,'-]*;?\s*\Z", re.IGNORECASE
+)
+
 
 class Session:
     def __init__(
@@ -239,7 +244,7 @@ class Session:
     def current_enough(self, sql: bytes) -> None:
         """Settings and schema are known as the server will see them. Raises Wait or Refusal."""
         wire = self.wire
-        if self.settings.known and not self._schema_stale:
+        if (self.settings.known and not self._schema_stale) or _TRANSACTION_MODE.match(sql):
             return
         if isinstance(self._failure, SealgateError):
             raise Refusal(sqlstate.SYSTEM_ERROR, "the server's catalogue cannot be read")
