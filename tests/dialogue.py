@@ -174,7 +174,7 @@ class Dialogue:
 
     def settings(self, path: str = '"$user", public', ready: bytes = READY) -> str:
         """Answers the session's own question; returns what the client got of it."""
-        text = f"app\n1\nhex\n{path}".encode()
+        text = f"app\n1\nhex\nDefault\n{path}".encode()
         complete = msg("1") + msg("2") + row(text) + msg("C", b"SELECT 1\0") + msg("3") + msg("3")
         return kinds(self.server(complete + ready))
 

@@ -247,9 +247,7 @@ class ClientSide:
         if message.portal == b"" and message.statement != b"":
             self._faster(message.statement, statement, codecs, ctx)
 
-    def _faster(
-        self, name: bytes, statement: Statement, codecs: Codecs, ctx: TextContext
-    ) -> None:
+    def _faster(self, name: bytes, statement: Statement, codecs: Codecs, ctx: TextContext) -> None:
         """The next Binds of this statement may be done natively."""
         session, wire = self._session, self._wire
         old = wire.fast.pop(name, None)

@@ -5,7 +5,6 @@ generated, stored column beside it carries the tags, and takes over UNIQUE, PRIM
 indexes (layout G).
 """
 
-from proxy.errors import ConfigError
 from proxy.postgres.edits import Edits
 from proxy.postgres.grammar import Node, Text, kind, strings, type_text
 from proxy.postgres.indexing import TRANSFORM, index_columns, indexed_by, tokens_of
@@ -14,7 +13,7 @@ from proxy.postgres.patterns import transform_operand
 from proxy.postgres.plan import Refusal
 from proxy.postgres.predicates import refuse
 from proxy.postgres.snapshot import ProtectedColumn
-from proxy.postgres.types.registry import resolve
+from proxy.postgres.types.registry import same_type
 
 _NULL, _NOT_NULL, _CHECK, _PRIMARY, _UNIQUE, _FOREIGN = 1, 2, 6, 7, 8, 10
 _ATTRIBUTES = frozenset(range(11, 17))
@@ -117,14 +116,7 @@ class Ddl:
 
     def _check_type(self, definition: Node, column: ProtectedColumn) -> None:
         name, array = type_text(definition.type_name)
-        try:
-            declared = resolve(name)
-        except ConfigError:
-            declared = None
-        same = declared is not None and (declared.oid, declared.typmod) == (
-            column.type.oid, column.type.typmod,
-        )  # fmt: skip
-        if array or not same:
+        if not same_type(column.type, name, array, exact=True):
             raise Refusal(
                 "42804",
                 f'protected column "{column.table}.{column.column}" is configured as '

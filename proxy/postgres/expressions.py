@@ -12,14 +12,14 @@ from proxy.errors import ConfigError
 from proxy.postgres.edits import Edits, ParamRole, Piece
 from proxy.postgres.grammar import Node, Text, fields, inner, kind, strings, type_text
 from proxy.postgres.indexing import EQUALITY, IndexColumn, tokens_of
-from proxy.postgres.lookups import LOOKUPS
 from proxy.postgres.names import Names, Scope, hidden, quoted
 from proxy.postgres.ordering import Ordering
 from proxy.postgres.patterns import Patterns
 from proxy.postgres.plan import Literal, Refusal, Use
 from proxy.postgres.predicates import refuse
-from proxy.postgres.snapshot import ProtectedColumn
-from proxy.postgres.types.registry import resolve
+from proxy.postgres.snapshot import BOOL, ProtectedColumn
+from proxy.postgres.types.operands import NUMBER
+from proxy.postgres.types.registry import is_array, resolve, same_type
 
 if TYPE_CHECKING:
     from proxy.postgres.query import Query
@@ -33,7 +33,7 @@ _FAMILIES = (
     frozenset({1114}),
     frozenset({1184}),
 )
-_NUMBERS = {"ival": 23, "fval": 1700}
+_FRACTIONS = frozenset({700, 701, 1700, 25, 1043, 1042})
 _ARRAYS = (Use.TAG_ARRAY, Use.STORE_ARRAY)
 
 
@@ -159,6 +159,8 @@ class Expressions:
         start, end, bare = self._unwrapped(node, column, use)
         if bare is None:
             return None
+        if use in _ARRAYS and is_array(column.type):
+            raise refuse("cast", column, "a comparison with a list of arrays", start + 1)
         if kind(bare) == "param_ref":
             return start, end, ParamRole(bare.param_ref.number, (use, column))
         constant = bare.a_const
@@ -167,18 +169,30 @@ class Expressions:
         which = constant.WhichOneof("val")
         if which == "bsval":
             raise refuse("cast", column, "bit string", constant.location + 1)
+        type_oid = 0
         if which == "sval":
             text = constant.sval.sval.encode()
         elif which == "fval":
-            text = constant.fval.fval.encode()
+            text, type_oid = constant.fval.fval.encode(), NUMBER
         elif which == "boolval":
-            text = b"t" if constant.boolval.boolval else b"f"
+            text, type_oid = b"t" if constant.boolval.boolval else b"f", BOOL
         else:
-            text = str(constant.ival.ival).encode()
+            text, type_oid = str(constant.ival.ival).encode(), NUMBER
         if use in _ARRAYS and which != "sval":
             raise refuse("write", column, "comparison with this operand", constant.location + 1)
-        number = _NUMBERS.get(str(which), 0) if bare is node and use in LOOKUPS else 0
-        return start, end, Literal(column, use, text, number)
+        return start, end, Literal(column, use, text, self._cast_type(node, column, type_oid))
+
+    def _cast_type(self, node: Node, column: ProtectedColumn, type_oid: int) -> int:
+        """The type that the casts around a constant of this type give it."""
+        wanted = set()
+        while kind(node) == "type_cast" and not column.type.labels and not is_array(column.type):
+            wanted.add(resolve(type_text(node.type_cast.type_name)[0]).oid)
+            node = node.type_cast.arg
+        if len(wanted) > 1 or wanted and type_oid == NUMBER and kind(node) == "a_const" and (
+            node.a_const.WhichOneof("val") == "fval" and not wanted & _FRACTIONS
+        ):  # fmt: skip
+            raise refuse("cast", column, "these casts", max(node.a_const.location, 0) + 1)
+        return wanted.pop() if wanted else type_oid
 
     def _unwrapped(
         self, node: Node, column: ProtectedColumn, use: Use
@@ -242,6 +256,13 @@ class Expressions:
     def _check_cast(self, cast: Node, column: ProtectedColumn, use: Use) -> None:
         name, array = type_text(cast.type_name)
         position = max(cast.location, 0) + 1
+        if column.type.labels or is_array(column.type):
+            declared = column.type
+            if use in _ARRAYS and array:
+                array = False  # of the column's type
+            if not same_type(declared, name, array):
+                raise refuse("cast", column, f"a cast to {name}", position)
+            return
         if array != (use in _ARRAYS):
             raise refuse("cast", column, "this cast", position)
         try:

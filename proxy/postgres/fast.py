@@ -63,7 +63,7 @@ def _param(
     store = target.use is Use.STORE
     oid = column.type.oid
     kind = _KIND.get(oid)
-    if kind is None or (store and column.type.typmod != -1):
+    if kind is None or column.type.labels or (store and column.type.typmod != -1):
         return None
     declared = oids[target.client_index] if target.client_index < len(oids) else 0
     if declared not in (_TEXT if kind == FAST_TEXT else (0, oid)):

@@ -15,7 +15,7 @@ from proxy.postgres.plan import Use
 from proxy.postgres.ranks import operand_bounds
 from proxy.postgres.snapshot import ProtectedColumn
 from proxy.postgres.types.base import TextContext
-from proxy.postgres.types.registry import codec_for
+from proxy.postgres.types.registry import codec_of
 
 if TYPE_CHECKING:
     from proxy.native import ColumnCodec
@@ -48,7 +48,7 @@ def lookup(
             "the first version of the ring, which makes search tokens, is not usable"
         )
     if use in _TEXTS:
-        kind = codec_for(column.type.oid)
+        kind = codec_of(column.type)
         declared = from_oid or column.type.oid
         text = kind.parse(raw, ctx, -1) if fmt == 0 else kind.coerce(raw, declared, -1, ctx)
         make = tokens.transformed if use is Use.TRANSFORM else tokens.already_transformed

@@ -52,12 +52,12 @@ class ClientParam:
 class Literal:
     """A literal of the client's text that becomes a sealed value or tag, spliced as
     `'\\x..'::bytea`. `text` is the literal's value (quotes and escapes resolved), PostgreSQL text
-    input of the column's declared type, as UTF-8."""
+    input of its own type, which is the column's where it has none, as UTF-8."""
 
     column: ProtectedColumn
     use: Use
     text: bytes
-    oid: int = 0  # of an unquoted number, or 0: in a search it need not be of the column's type
+    oid: int = 0  # its own type; 0: an untyped string; -1: a bare number, whose digits decide
 
 
 Segment = bytes | Literal

@@ -322,6 +322,7 @@ class Session:
             interval_style=reported.get("IntervalStyle", "postgres"),
             extra_float_digits=self.settings.extra_float_digits,
             bytea_output=self.settings.bytea_output,
+            default_abbreviations=self.settings.abbreviations == "Default",
         )
 
     # ---- told by the two sides -----------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Run-time settings of a session that change the meaning of texts and the form of values. Pure.
 
 The server reports some by ParameterStatus; the others (search_path, bytea_output,
-extra_float_digits, current role) are asked for with `QUERY` whenever a statement may have changed
-them, before the next plan is made, and at the end of a transaction that changed them.
+extra_float_digits, timezone_abbreviations, current role) are asked for with `QUERY` whenever a
+statement may have changed them, before the next plan is made, and at the end of a transaction that
+changed them.
 """
 
 import codecs
@@ -13,6 +14,7 @@ QUERY = (
     b"SELECT pg_catalog.concat_ws(pg_catalog.chr(10), CURRENT_USER,"
     b" pg_catalog.current_setting('extra_float_digits'),"
     b" pg_catalog.current_setting('bytea_output'),"
+    b" pg_catalog.current_setting('timezone_abbreviations'),"
     b" pg_catalog.current_setting('search_path'))"
 )
 
@@ -40,6 +42,7 @@ class Settings:
         self.search_path: tuple[str, ...] = ("$user", "public")
         self.extra_float_digits = 1
         self.bytea_output = "hex"
+        self.abbreviations = "Default"
         self.known = False  # the unreported ones were read and nothing changed them since
         self.changed_in_transaction = False
         self.readings = 0  # rises with every `read`
@@ -53,10 +56,10 @@ class Settings:
 
     def read(self, answer: bytes) -> None:
         """Takes the answer to QUERY."""
-        parts = answer.decode(self.codec or "utf-8", "strict").split("\n", 3)
-        if len(parts) != 4:
+        parts = answer.decode(self.codec or "utf-8", "strict").split("\n", 4)
+        if len(parts) != 5:
             raise Malformed("settings")
-        self.user, digits, self.bytea_output, path = parts
+        self.user, digits, self.bytea_output, self.abbreviations, path = parts
         self.extra_float_digits = int(digits)
         self.search_path = parse_search_path(path)
         self.known = True

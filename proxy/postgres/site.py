@@ -27,7 +27,7 @@ from proxy.postgres.plan import Plan, Refusal, SessionContext
 from proxy.postgres.searches import readers
 from proxy.postgres.snapshot import ProtectedColumn, Snapshot
 from proxy.postgres.templates import Templates
-from proxy.postgres.types.registry import codec_for
+from proxy.postgres.types.registry import codec_of
 
 if TYPE_CHECKING:
     from proxy.keys.service import KeyService, RingKeys
@@ -172,7 +172,7 @@ def _codec(ring: RingKeys, column: ProtectedColumn) -> ColumnCodec:
         return found
     if not ring.alive:
         raise KeyUnavailable("the ring's keys were wiped")
-    kind = codec_for(column.type.oid)
+    kind = codec_of(column.type)
     first = next((v.handle for v in ring.versions if v.number == 1), None)
     call = kind.canonical if kind.canonical_kind == CANON_CALL else None
     canonical = Canonical(kind.canonical_kind, call)

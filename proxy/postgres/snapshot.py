@@ -26,7 +26,8 @@ class SealedType:
     typlen: int
     typmod: int
     name: str
-    array_oid: int
+    array_oid: int  # 0: it is an array itself
+    labels: tuple[str, ...] = ()  # of an enum, or of an array of one
 
 
 @dataclass(frozen=True, slots=True)

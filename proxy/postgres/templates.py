@@ -122,7 +122,7 @@ class Template:
                     segments.append(text)
                     text = b""
                 value = _value(sql, spans, piece.ordinal, piece.negative)
-                segments.append(Literal(piece.model.column, piece.model.use, value))
+                segments.append(replace(piece.model, text=value))
             at = edit.end.at(spans)
         text += sql[at:]
         if text:

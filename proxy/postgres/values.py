@@ -6,7 +6,6 @@ with the server's own SQLSTATE.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,13 +24,27 @@ from proxy.postgres.snapshot import (
     INT4,
     INT8,
     TEXT,
+    UNKNOWN,
     VARCHAR,
     ProtectedColumn,
+    SealedType,
 )
-from proxy.postgres.sqlstate import PROGRAM_LIMIT_EXCEEDED, PROTOCOL_VIOLATION
-from proxy.postgres.types.array import binary_array_elements, parse_array
-from proxy.postgres.types.base import DataError, TextContext
-from proxy.postgres.types.registry import codec_for
+from proxy.postgres.sqlstate import (
+    FEATURE_NOT_SUPPORTED,
+    PROGRAM_LIMIT_EXCEEDED,
+    PROTOCOL_VIOLATION,
+)
+from proxy.postgres.types.array import (
+    FIRST_USER_OID,
+    Array,
+    binary_array_elements,
+    read_array,
+    read_binary_array,
+    write_binary_array,
+)
+from proxy.postgres.types.base import MISMATCH, DataError, TextContext, TypeCodec
+from proxy.postgres.types.operands import NUMBER, assigned, compared, type_of_number
+from proxy.postgres.types.registry import codec_for, codec_of
 
 if TYPE_CHECKING:
     from proxy.native import ColumnCodec
@@ -41,6 +54,9 @@ _JSON = 114
 _KIND = {TEXT: ROW_TEXT, VARCHAR: ROW_TEXT, BPCHAR: ROW_TEXT, _JSON: ROW_TEXT}
 _KIND |= {INT2: ROW_INT, INT4: ROW_INT, INT8: ROW_INT, BOOL: ROW_BOOL}
 _STORES = (Use.STORE, Use.STORE_ARRAY)
+_ARRAYS = (Use.STORE_ARRAY, Use.TAG_ARRAY)
+NO_TAG = bytes(16)  # no tag is ever all zeros: what the server would compare, and nothing equals
+Item = tuple[bytes | None] | None  # an element: None is NULL, (None,) equals nothing
 
 
 def action_of(use: Use) -> Action:
@@ -63,9 +79,11 @@ def needed_for_rows(outputs: Sequence[ProtectedColumn | None] | None) -> set[Key
     return {(c, Action.OPEN) for c in outputs or () if c is not None}
 
 
-def _one(codec: ColumnCodec, store: bool, binary: bytes) -> bytes:
+def _one(codec: ColumnCodec, store: bool, binary: bytes | None) -> bytes:
+    """Sealed value or tag; None is a value that nothing equals."""
     if not store:
-        return codec.tag(binary)
+        return NO_TAG if binary is None else codec.tag(binary)
+    assert binary is not None
     try:
         return codec.seal(binary)
     except TooManyTokens:
@@ -74,40 +92,69 @@ def _one(codec: ColumnCodec, store: bool, binary: bytes) -> bytes:
         ) from None
 
 
-def _typmod(column: ProtectedColumn, store: bool) -> int:
-    """The declared length or scale applies to what is written. A comparison takes the value as it is,
-    as the server does: 1.005 equals nothing in a numeric(12,2)."""
-    return column.type.typmod if store else -1
+def _converted(
+    column: ProtectedColumn, store: bool, binary: bytes, oid: int, ctx: TextContext
+) -> bytes | None:
+    """The binary form for the column of a value of another type. The declared length or scale applies
+    to what is written; a comparison takes the value as it is: 1.005 equals nothing in a numeric(12,2).
+    """
+    target = codec_of(column.type)
+    if target.foreign_oid and oid >= FIRST_USER_OID:
+        oid = 0
+    if store:
+        return assigned(target, binary, oid, column.type.typmod, ctx)
+    return compared(target, binary, oid, ctx)
 
 
-def _array(codec: ColumnCodec, store: bool, elements: Sequence[bytes | None]) -> bytes:
+def _from_text(
+    column: ProtectedColumn, store: bool, text: bytes, oid: int, ctx: TextContext
+) -> bytes | None:
+    """The same for a value in text format: of its own type first."""
+    if oid in (0, UNKNOWN) or oid >= FIRST_USER_OID and column.type.labels:
+        return codec_of(column.type).parse(text, ctx, column.type.typmod if store else -1)
+    return _converted(column, store, _codec_of_parameter(oid).parse(text, ctx, -1), oid, ctx)
+
+
+def _codec_of_parameter(oid: int) -> TypeCodec:
+    try:
+        return codec_for(oid)
+    except KeyError:
+        message = f"a parameter of type {oid} beside a protected column: declare another type"
+        raise DataError(FEATURE_NOT_SUPPORTED, message) from None
+
+
+def _array(codec: ColumnCodec, store: bool, items: Sequence[Item]) -> bytes:
     """bytea[] in binary: one dimension, lower bound 1."""
-    if not elements:
-        return struct.pack("!iiI", 0, 0, BYTEA)
-    parts = [struct.pack("!iiIii", 1, int(None in elements), BYTEA, len(elements), 1)]
-    for element in elements:
-        if element is None:
-            parts.append(b"\xff\xff\xff\xff")
-        else:
-            value = _one(codec, store, element)
-            parts.append(struct.pack("!i", len(value)) + value)
-    return b"".join(parts)
+    return write_binary_array(
+        [None if item is None else _one(codec, store, item[0]) for item in items], BYTEA
+    )
+
+
+def _array_text(
+    column: ProtectedColumn, store: bool, text: bytes, oid: int, ctx: TextContext
+) -> list[Item]:
+    elem = 0
+    if oid not in (0, UNKNOWN, column.type.array_oid):
+        source = _codec_of_parameter(oid)
+        if not isinstance(source, Array):
+            raise DataError(MISMATCH, f"a parameter of type {source.name} where an array is wanted")
+        elem = source.elem.oid
+    found = read_array(text, lambda item: item).items
+    return [None if i is None else (_from_text(column, store, i, elem, ctx),) for i in found]
 
 
 def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext) -> bytes:
     """Sealed value or tag of a literal."""
     column = literal.column
     codec = codecs[column, action_of(literal.use)]
-    elem = codec_for(column.type.oid)
     store = literal.use in _STORES
-    typmod = _typmod(column, store)
+    oid = type_of_number(literal.text) if literal.oid == NUMBER else literal.oid
     if literal.use in LOOKUPS:
-        oid = literal.oid or column.type.oid
-        return lookup(literal.use, column, literal.text, 0, oid, codec, ctx)
-    if literal.use in (Use.STORE_ARRAY, Use.TAG_ARRAY):
-        items = parse_array(literal.text, elem, ctx, typmod)
-        return _array(codec, store, items)
-    return _one(codec, store, elem.parse(literal.text, ctx, typmod))
+        number = oid if literal.oid == NUMBER else column.type.oid
+        return lookup(literal.use, column, literal.text, 0, number, codec, ctx)
+    if literal.use in _ARRAYS:
+        return _array(codec, store, _array_text(column, store, literal.text, 0, ctx))
+    return _one(codec, store, _from_text(column, store, literal.text, oid, ctx))
 
 
 def render_text(
@@ -119,7 +166,7 @@ def render_text(
         if isinstance(segment, bytes):
             parts.append(segment)
             continue
-        array = segment.use in (Use.STORE_ARRAY, Use.TAG_ARRAY)
+        array = segment.use in _ARRAYS
         value = seal_text(segment, codecs, ctx)
         if array:
             parts.append(_array_literal(value))
@@ -193,27 +240,21 @@ def _parameter(
     ctx: TextContext,
 ) -> bytes:
     codec = codecs[column, action_of(use)]
-    elem = codec_for(column.type.oid)
     store = use in _STORES
-    typmod = _typmod(column, store)
     if use in LOOKUPS:
         return lookup(use, column, raw, fmt, declared, codec, ctx)
-    if use in (Use.STORE_ARRAY, Use.TAG_ARRAY):
+    if use in _ARRAYS:
         if fmt == 0:
-            items = parse_array(raw, elem, ctx, typmod)
-        else:
-            items = [
-                None if e is None else elem.coerce(e, _element_oid(raw), typmod, ctx)
-                for e in binary_array_elements(raw)
-            ]
+            return _array(codec, store, _array_text(column, store, raw, declared, ctx))
+        found, elem = read_binary_array(raw)
+        items: list[Item] = [
+            None if i is None else (_converted(column, store, i, elem, ctx),) for i in found.items
+        ]
         return _array(codec, store, items)
     if fmt == 0:
-        return _one(codec, store, elem.parse(raw, ctx, typmod))
-    return _one(codec, store, elem.coerce(raw, declared or column.type.oid, typmod, ctx))
-
-
-def _element_oid(raw: bytes) -> int:
-    return int.from_bytes(raw[8:12], "big")
+        return _one(codec, store, _from_text(column, store, raw, declared, ctx))
+    oid = declared or column.type.oid
+    return _one(codec, store, _converted(column, store, raw, oid, ctx))
 
 
 class ResultRows(RowPlan):
@@ -252,12 +293,12 @@ def result_rows(
         elif oid in _KIND:
             columns.append((codec, _KIND[oid], None))
         else:
-            columns.append((codec, ROW_CALL, _renderer(oid, ctx)))
+            columns.append((codec, ROW_CALL, _renderer(column.type, ctx)))
     rows = ResultRows(columns, text_input)
     rows.outputs = outputs
     return rows
 
 
-def _renderer(oid: int, ctx: TextContext) -> Callable[[bytes], bytes]:
-    codec = codec_for(oid)
+def _renderer(declared: SealedType, ctx: TextContext) -> Callable[[bytes], bytes]:
+    codec = codec_of(declared)
     return lambda binary: codec.render(binary, ctx)

@@ -156,7 +156,9 @@ _PIECES = st.one_of(
 )  # fmt: skip
 
 
-@given(st.lists(_PIECES, max_size=12), st.lists(st.sampled_from([" ", "\n", "\t", ""]), max_size=12))
+@given(
+    st.lists(_PIECES, max_size=12), st.lists(st.sampled_from([" ", "\n", "\t", ""]), max_size=12)
+)
 def test_the_scanner_sees_the_literals_that_the_grammar_sees(
     pieces: list[str], gaps: list[str]
 ) -> None:

@@ -53,7 +53,17 @@ def test_resolve_says_what_row_description_would(
 
 
 @pytest.mark.parametrize(
-    "text", ["money", "varchar(0)", "numeric(1001)", "int4(3)", "interval", ""]
+    "text",
+    [
+        "money",
+        "varchar(0)",
+        "numeric(1001)",
+        "int4(3)",
+        "int4[][]",
+        "interval day to second",
+        "xml",
+        "",
+    ],
 )
 def test_resolve_refuses_with_the_list_of_types(text: str) -> None:
     with pytest.raises(ConfigError):
@@ -118,8 +128,9 @@ def test_coerce_follows_assignment_casts() -> None:
     with pytest.raises(DataError) as refused:
         codec_for(NUMERIC).coerce(b"123", INT4, -1)
     assert refused.value.sqlstate == "22P03"
+    assert codec_for(NUMERIC).coerce(struct.pack("!d", 0.1), FLOAT8, -1) == parse("numeric", "0.1")
     with pytest.raises(DataError) as refused:
-        codec_for(NUMERIC).coerce(bytes(8), FLOAT8, -1)
+        codec_for(NUMERIC).coerce(b"1", TEXT, -1)
     assert refused.value.sqlstate == "42804"
 
 
@@ -130,7 +141,7 @@ def test_coerce_between_times_uses_the_sessions_zone() -> None:
     moment = zoned.coerce(there, TIMESTAMP, -1, warsaw)
     assert zoned.render(moment, ISO) == b"2026-07-01 10:00:00+00"
     assert local.coerce(moment, TIMESTAMPTZ, -1, warsaw) == there
-    day = date.coerce(b"08/01/1999", TEXT, -1, warsaw)
+    day = date.parse(b"08/01/1999", warsaw, -1)
     assert date.render(day, ISO) == b"1999-01-08"
     assert local.render(local.coerce(day, DATE, -1), ISO) == b"1999-01-08 00:00:00"
     assert local.coerce(date.parse(b"infinity", ISO, -1), DATE, -1) == b"\x7f" + b"\xff" * 7

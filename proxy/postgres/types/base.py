@@ -20,7 +20,7 @@ NOT_IN_REPERTOIRE = "22021"
 MISMATCH = "42804"
 UNSUPPORTED = "0A000"
 
-TEXT_LIKE = frozenset({0, TEXT, VARCHAR, BPCHAR, UNKNOWN})
+STRINGS = frozenset({0, TEXT, VARCHAR, BPCHAR, UNKNOWN})
 
 
 class DataError(Exception):
@@ -41,6 +41,7 @@ class TextContext:
     interval_style: str = "postgres"
     extra_float_digits: int = 1
     bytea_output: str = "hex"
+    default_abbreviations: bool = True  # timezone_abbreviations is "Default"
 
 
 DEFAULT = TextContext()
@@ -55,6 +56,7 @@ class TypeCodec(ABC):
     name: str
     size: int = 0
     canonical_kind: int = native.CANON_IDENTITY
+    foreign_oid: bool = False  # of a user's type: the server's own OID for it is not known here
 
     @abstractmethod
     def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
@@ -67,14 +69,11 @@ class TypeCodec(ABC):
     def coerce(
         self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
     ) -> bytes:
-        """A client's binary parameter of type `from_oid` as this type's binary. DataError.
-
-        `ctx` counts where the parameter is text, or moves between local and absolute time.
+        """A client's binary parameter of type `from_oid` as this type's binary, by the assignment
+        cast. DataError. `ctx` counts where a value moves between local and absolute time.
         """
         if from_oid == self.oid:
             return self.check(binary, typmod)
-        if from_oid in TEXT_LIKE:
-            return self.parse(binary, ctx, typmod)
         raise DataError(MISMATCH, f"column is of type {self.name}: cast the parameter to it")
 
     def check(self, binary: bytes, typmod: int) -> bytes:

@@ -7,6 +7,9 @@ from proxy.postgres.snapshot import BYTEA
 from proxy.postgres.types.base import INVALID_TEXT, DataError, TextContext, TypeCodec
 
 _PAIRS = re.compile(rb"(?:[ \n\t\r]*[0-9a-fA-F]{2})*[ \n\t\r]*")  # blanks between pairs only
+_NO_PAIR = re.compile(
+    rb"(?:[ \n\t\r]*[0-9a-fA-F]{2})*[ \n\t\r]*[0-9a-fA-F]?([^0-9a-fA-F].{0,3})?", re.DOTALL
+)
 _ESCAPE = re.compile(rb"\\(\\|[0-3][0-7]{2})|\\")
 
 
@@ -17,8 +20,9 @@ class Bytea(TypeCodec):
         if text[:2] == b"\\x":
             if _PAIRS.fullmatch(text, 2):
                 return binascii.unhexlify(text[2:].translate(None, b" \n\t\r"))
-            odd = not text[2:].strip(b"0123456789abcdefABCDEF")
-            what = "data: odd number of digits" if odd else "digit"
+            wrong = _NO_PAIR.match(text, 2)
+            digit = wrong[1].decode("utf-8", "replace")[:1] if wrong and wrong[1] else ""
+            what = f'digit: "{digit}"' if digit else "data: odd number of digits"
             raise DataError("22023", f"invalid hexadecimal {what}")
 
         def unescape(match: re.Match[bytes]) -> bytes:

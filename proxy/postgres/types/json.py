@@ -6,35 +6,81 @@ from decimal import Decimal
 from typing import Any
 
 from proxy import native
-from proxy.postgres.types.base import INVALID_BINARY, DataError, TextContext, TypeCodec
-from proxy.postgres.types.text import _characters
+from proxy.postgres.types.base import DEFAULT, INVALID_BINARY, DataError, TextContext, TypeCodec
+from proxy.postgres.types.text import characters
 
 JSON, JSONB = 114, 3802
 _MAX_DEPTH = 500
+_ESCAPES = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
 class _Number(str):
     """A number's own digits, so that none is lost."""
 
 
+def _number(digits: str) -> _Number:
+    """For jsonb: a number that numeric cannot hold is seen before what is wrong behind it."""
+    _bounded(digits)
+    return _Number(digits)
+
+
 def _refuse(word: str) -> Any:
     raise ValueError(word)
 
 
-def _decoded(text: bytes) -> Any:
+def _last_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; what a later key replaces has to be valid, too."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            _shown(found[key], 0).encode()
+        found[key] = value
+    return found
+
+
+def _decoded(text: bytes, binary: bool) -> Any:
+    """The value, numbers as their digits. `binary`: for jsonb, which knows no NUL in a string."""
+    shown = characters(text)
+    number = _number if binary else _Number
     try:
         return json.loads(
-            _characters(text), parse_int=_Number, parse_float=_Number, parse_constant=_refuse
+            shown,
+            parse_int=number,
+            parse_float=number,
+            parse_constant=_refuse,
+            object_pairs_hook=_last_wins if binary else None,
         )
+    except json.JSONDecodeError as error:
+        if binary and _nul_first(shown[: error.pos]):
+            raise _nul() from None
+        raise DataError("22P02", "invalid input syntax for type json") from None
     except (ValueError, RecursionError):
         raise DataError("22P02", "invalid input syntax for type json") from None
+
+
+def _nul_first(text: str) -> bool:
+    """Whether the first wrong escape is a NUL, and not half of a surrogate pair."""
+    high = False
+    for escape in _ESCAPES.finditer(text):
+        code = int(escape[1] or "20", 16)
+        low = 0xDC00 <= code < 0xE000
+        if low != high:
+            return False
+        high = 0xD800 <= code < 0xDC00
+        if code == 0:
+            return True
+    return False
+
+
+def _nul() -> DataError:
+    return DataError("22P05", "unsupported Unicode escape sequence")
 
 
 class Json(TypeCodec):
     oid, array_oid, typlen, name = JSON, 199, -1, "json"
 
     def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
-        _decoded(text)
+        _decoded(text, False)
         return text
 
     def render(self, binary: bytes, ctx: TextContext) -> bytes:
@@ -43,12 +89,20 @@ class Json(TypeCodec):
     def check(self, binary: bytes, typmod: int) -> bytes:
         return self.parse(binary, TextContext(), typmod)
 
+    def coerce(
+        self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
+    ) -> bytes:
+        if from_oid == JSONB:
+            return Jsonb().check(binary, typmod)[1:]
+        return super().coerce(binary, from_oid, typmod, ctx)
+
 
 class Jsonb(TypeCodec):
     oid, array_oid, typlen, name = JSONB, 3807, -1, "jsonb"
+    canonical_kind = native.CANON_CALL
 
     def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
-        value = _decoded(text)
+        value = _decoded(text, True)
         try:
             return b"\x01" + _shown(value, 0).encode()
         except (RecursionError, UnicodeEncodeError):
@@ -62,7 +116,12 @@ class Jsonb(TypeCodec):
             raise DataError(INVALID_BINARY, "unsupported jsonb version number")
         return self.parse(binary[1:], TextContext(), typmod)
 
-    canonical_kind = native.CANON_CALL
+    def coerce(
+        self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
+    ) -> bytes:
+        if from_oid == JSON:
+            return self.parse(binary, ctx, typmod)
+        return super().coerce(binary, from_oid, typmod, ctx)
 
     def canonical(self, binary: bytes) -> bytes:
         """Numbers inside compare as numeric does: 1.0 is 1."""
@@ -94,7 +153,7 @@ def _shown(value: Any, depth: int) -> str:
         return shown[1:] if shown.startswith("-") and not shown.strip("-0.") else shown
     if isinstance(value, str):
         if "\0" in value:
-            raise DataError("22P05", "unsupported Unicode escape sequence")
+            raise _nul()
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, dict):
         pairs = sorted(value.items(), key=lambda p: (len(p[0].encode()), p[0].encode()))

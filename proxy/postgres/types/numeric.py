@@ -9,7 +9,7 @@ import struct
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 from proxy import native
-from proxy.postgres.snapshot import NUMERIC
+from proxy.postgres.snapshot import FLOAT4, FLOAT8, NUMERIC
 from proxy.postgres.types.base import (
     DEFAULT,
     INVALID_BINARY,
@@ -30,6 +30,10 @@ _SPECIAL = {
 }  # fmt: skip
 _NAMES = {0xC000: b"NaN", 0xD000: b"Infinity", 0xF000: b"-Infinity"}
 _NEGATIVE = 0x4000
+_BEGUN = re.compile(
+    rb"\s*[+-]?(?:[0-9]+(?:_[0-9]+)*\.?(?:[0-9]+(?:_[0-9]+)*)?|\.[0-9]+(?:_[0-9]+)*)[eE][+-]?([0-9]+(?:_[0-9]+)*)"
+)
+_MAX_EXPONENT = 2**30 - 1
 _MAX_DIGITS_BEFORE, _MAX_SCALE = 131072, 16383
 _WIDE = Context(prec=150_000, Emax=999_999, Emin=-999_999)
 
@@ -49,13 +53,15 @@ class Numeric(TypeCodec):
             return _special(special)
         whole = (match[2] or b"").replace(b"_", b"")
         fraction = (match[3] or match[4] or b"").replace(b"_", b"")
-        if len(match[5] or b"") > 20:
-            raise DataError(OUT_OF_RANGE, "value overflows numeric format")
-        exponent = int(match[5] or 0)
-        if abs(exponent) > 200_000:
-            raise DataError(OUT_OF_RANGE, "value overflows numeric format")
-        scale = max(0, len(fraction) - exponent)
+        exponent = int(match[5].replace(b"_", b"")[:20]) if match[5] else 0
         digits = (whole + fraction).lstrip(b"0") or b"0"
+        scale = max(0, len(fraction) - exponent)
+        if abs(exponent) > _MAX_EXPONENT or scale > _MAX_SCALE:
+            raise _overflow()
+        if digits == b"0":
+            return self._pack(Decimal(0), scale, typmod)
+        if exponent > 200_000:
+            raise _overflow()
         value = Decimal((int(match[1] == b"-"), tuple(d - 48 for d in digits),
                          exponent - len(fraction)))  # fmt: skip
         return self._pack(value, scale, typmod)
@@ -63,16 +69,19 @@ class Numeric(TypeCodec):
     def _other_base(self, text: bytes, typmod: int) -> bytes:
         match = OTHER_BASE.fullmatch(text)
         if match is None:
+            begun = _BEGUN.match(text)
+            if begun is not None and int(begun[1].replace(b"_", b"")[:20]) > _MAX_EXPONENT:
+                raise _overflow()  # seen before what is wrong behind it
             raise self.bad(text)
         base = 16 if match[2] else 8 if match[3] else 2
         number = int((match[2] or match[3] or match[4]).replace(b"_", b""), base)
         if number.bit_length() > 10_000:  # far beyond use; its decimal digits take quadratic time
-            raise DataError(OUT_OF_RANGE, "value overflows numeric format")
+            raise _overflow()
         return self._pack(Decimal(-number if match[1] == b"-" else number), 0, typmod)
 
     def _pack(self, value: Decimal, scale: int, typmod: int) -> bytes:
         if value and value.adjusted() >= _MAX_DIGITS_BEFORE:
-            raise DataError(OUT_OF_RANGE, "value overflows numeric format")
+            raise _overflow()
         if typmod >= 4:
             precision, limit = (typmod - 4) >> 16 & 0xFFFF, (typmod - 4) & 0x7FF
             if limit >= 1024:
@@ -82,7 +91,7 @@ class Numeric(TypeCodec):
             if value and value.adjusted() + 1 > precision - limit:
                 raise DataError(OUT_OF_RANGE, "numeric field overflow")
         if scale > _MAX_SCALE or value.adjusted() >= _MAX_DIGITS_BEFORE:
-            raise DataError(OUT_OF_RANGE, "value overflows numeric format")
+            raise _overflow()
         return pack(value, scale)
 
     def render(self, binary: bytes, ctx: TextContext) -> bytes:
@@ -109,6 +118,12 @@ class Numeric(TypeCodec):
             if len(binary) != SIZES[from_oid]:
                 return self.check(b"", typmod)
             return self._pack(Decimal(int.from_bytes(binary, "big", signed=True)), 0, typmod)
+        if from_oid in (FLOAT4, FLOAT8):
+            wide = from_oid == FLOAT8
+            if len(binary) != (8 if wide else 4):
+                return self.check(b"", typmod)
+            (value,) = struct.unpack("!d" if wide else "!f", binary)
+            return self.parse(b"%.*g" % (15 if wide else 6, value), ctx, typmod)
         return super().coerce(binary, from_oid, typmod, ctx)
 
     def check(self, binary: bytes, typmod: int) -> bytes:
@@ -130,6 +145,10 @@ class Numeric(TypeCodec):
         if b"." in text:
             text = text.rstrip(b"0").rstrip(b".")
         return b"0" if text == b"-0" else text
+
+
+def _overflow() -> DataError:
+    return DataError(OUT_OF_RANGE, "value overflows numeric format")
 
 
 def _special(sign: int) -> bytes:

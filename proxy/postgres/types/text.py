@@ -5,7 +5,7 @@ from proxy.postgres.snapshot import BPCHAR, TEXT, VARCHAR
 from proxy.postgres.types.base import (
     DEFAULT,
     NOT_IN_REPERTOIRE,
-    TEXT_LIKE,
+    STRINGS,
     TOO_LONG,
     DataError,
     TextContext,
@@ -13,7 +13,7 @@ from proxy.postgres.types.base import (
 )
 
 
-def _characters(text: bytes) -> str:
+def characters(text: bytes) -> str:
     if b"\0" in text:
         raise DataError(NOT_IN_REPERTOIRE, 'invalid byte sequence for encoding "UTF8": 0x00')
     try:
@@ -36,12 +36,12 @@ class Text(TypeCodec):
     def coerce(
         self, binary: bytes, from_oid: int, typmod: int, ctx: TextContext = DEFAULT
     ) -> bytes:
-        if from_oid in TEXT_LIKE:
+        if from_oid in STRINGS:
             return self.check(binary, typmod)
         return super().coerce(binary, from_oid, typmod, ctx)
 
     def check(self, binary: bytes, typmod: int) -> bytes:
-        _characters(binary)
+        characters(binary)
         return binary
 
 
@@ -49,7 +49,7 @@ class Varchar(Text):
     oid, array_oid, typlen, name = VARCHAR, 1015, -1, "character varying"
 
     def check(self, binary: bytes, typmod: int) -> bytes:
-        value = _characters(binary)
+        value = characters(binary)
         limit = typmod - 4
         if typmod < 4 or len(value) <= limit:
             return binary
