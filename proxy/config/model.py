@@ -281,6 +281,7 @@ class S3Credential(_Model):
     access_key: str
     secret: SecretRef
     principal: str
+    session_token: SecretRef | None = None  # then every request has to bring this very token
 
 
 class OriginConfig(_Model):
@@ -301,6 +302,8 @@ class BucketConfig(_Model):
     origin: str
     state: Literal["sealed", "mixed", "plain"] = "sealed"
     ring: str | None = None  # required unless plain
+    # "read": GET and HEAD of objects need no signature; the policy sees principal s3:anonymous
+    anonymous: Literal["none", "read"] = "none"
 
 
 class S3Limits(_Model):

@@ -61,6 +61,11 @@ class OpenedEnvelope:
     checksum: Checksum | None = None
     holders: int = field(default=1, compare=False)
 
+    @property
+    def has_parts(self) -> bool:
+        """Its layout is in its footer."""
+        return self.kind is not Kind.SINGLE
+
     def share(self) -> "OpenedEnvelope":
         """One more holder."""
         self.holders += 1
@@ -82,6 +87,11 @@ class UploadEnvelope:
     key: str
     find: Find
     checksum: Checksum | None = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Its layout is in its footer."""
+        return True
 
     def resolve(self, ring_version_id: bytes, upload_hash: bytes) -> OpenedEnvelope:
         """The object's key, from what the clear part of its footer says (footer.read_tail).

@@ -147,6 +147,11 @@ class Call:
         return self._rule
 
     @property
+    def has_rule(self) -> bool:
+        """The request names a bucket that is configured."""
+        return self._rule is not None
+
+    @property
     def origin(self) -> Origin:
         return self.services.origins[self.rule.origin]
 
@@ -278,6 +283,11 @@ class PlainBody:
             if call.body.length is None:
                 raise S3Error("MissingContentLength")
             self.length = call.body.length
+
+    @property
+    def announced(self) -> Headers:
+        """The checksum that came as a header, before the body; not yet verified."""
+        return self._checks.announced
 
     @property
     def has_trailer_checksum(self) -> bool:

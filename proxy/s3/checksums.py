@@ -79,12 +79,13 @@ class BodyChecks:
         self._digests: list[tuple[str, _Digest]] = []
         self._expected: dict[str, bytes] = {}
         self.trailer_names: frozenset[str] = frozenset()
-        self.answer: list[tuple[str, str]] = []
+        self.announced: list[tuple[str, str]] = []
         named: set[str] = set()
         for name, value in request.headers:
             if name.startswith(_PREFIX) and name[len(_PREFIX) :] not in _NOT_VALUES:
                 self._add_checksum(name, value)
                 named.add(name)
+                self.announced.append((name, value))
         if payload in STREAMING and payload.endswith("-TRAILER"):
             listed = request.get("x-amz-trailer").split(",")
             names = [n.strip().lower() for n in listed if n.strip()]

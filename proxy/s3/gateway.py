@@ -7,11 +7,13 @@ never takes a part for the whole. One request at a time per connection; what is 
 
 import asyncio
 import contextlib
+import hmac
 import logging
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import lru_cache
@@ -27,15 +29,16 @@ from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable, Unsupport
 from proxy.keys.service import KeyService
 from proxy.policy.model import Principal
 from proxy.s3.buckets import Buckets
-from proxy.s3.call import ObjectCache, Services
+from proxy.s3.call import ObjectCache, ResponseWriter, Services
 from proxy.s3.envelopes import EnvelopeCache
 from proxy.s3.message import Headers, Request, decoded
 from proxy.s3.operations import dispatch
+from proxy.s3.operations.post_object import is_form, post_object
 from proxy.s3.origin import Origin
-from proxy.s3.router import bucket_of_host, target_of
+from proxy.s3.router import Target, bucket_of_host, target_of
 from proxy.s3.s3error import ClientGone, OriginFailed, S3Error
 from proxy.s3.sigv2 import is_v2, verify_v2
-from proxy.s3.sigv4 import Authenticated, verify
+from proxy.s3.sigv4 import UNSIGNED, Authenticated, is_signed, verify
 from proxy.s3.wire import (
     HELD_NEXT_MESSAGE,
     READ_BYTES,
@@ -52,6 +55,8 @@ _LINGER_SECONDS = 5.0
 _BACKLOG = 1024
 _SMALL_BODY_BYTES = 64 * 1024
 _KEPT_ENVELOPES = 1024  # each takes a slot of the arena, of which at most a quarter
+_NOBODY = Authenticated("", UNSIGNED, b"", "", "", "")
+ANONYMOUS = Principal("s3", "anonymous")
 _REASONS = {s.value: s.phrase for s in HTTPStatus}
 
 
@@ -96,6 +101,15 @@ def parse_head(head: bytes) -> tuple[Request, bool]:
     request = Request(parser.get_method().decode(), path, query, headers)
     keep = bool(parser.should_keep_alive()) and parser.get_http_version() == "1.1"
     return request, keep
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """What a client signs with, and who that is. No token: it must not bring one."""
+
+    secret: str = field(repr=False)
+    principal: Principal
+    token: str = field(repr=False)
 
 
 class ClientWire(Wire):
@@ -280,7 +294,7 @@ class S3Gateway:
         self._sock = sock
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
-        self._credentials: dict[str, tuple[str, Principal]] = {}
+        self._credentials: dict[str, _Credential] = {}
         self._date = (0, "")
         self._active = 0
         self._debug = bool(log.is_enabled_for(logging.DEBUG))
@@ -298,7 +312,11 @@ class S3Gateway:
     async def start(self) -> None:
         """Listening. ConfigError where credentials or certificates can't be had."""
         self._credentials = {
-            c.access_key: (self._resolve(c.secret), Principal("s3", c.principal))
+            c.access_key: _Credential(
+                self._resolve(c.secret),
+                Principal("s3", c.principal),
+                self._resolve(c.session_token) if c.session_token else "",
+            )
             for c in self.config.credentials
         }
         for origin in self._services.origins.values():
@@ -388,12 +406,19 @@ class S3Gateway:
             if self._active > self.config.limits.max_requests:
                 raise S3Error("SlowDown")
             target = target_of(request, self.config.host_suffix)
-            auth = self._authenticate(request, body)
-            principal = self._credentials[auth.access_key][1]
+            if is_form(request, target):
+                operation = "PostObject"
+                await post_object(request, target, body, wire, self._secret_of, self._run)
+                return
+            anonymous = not is_signed(request)
+            auth = _NOBODY if anonymous else self._authenticate(request, body)
+            principal = self._principal(request, auth)
             call, run = dispatch.prepare(
                 request, target, auth, principal, body, wire, self._services
             )
             operation = call.operation
+            if anonymous:
+                dispatch.check_anonymous(call)
             await run(call)
         except Exception as error:
             self._failed(wire, request, operation, error)
@@ -410,6 +435,29 @@ class S3Gateway:
                     seconds=round(time.perf_counter() - begun, 6),
                 )
 
+    async def _run(
+        self,
+        request: Request,
+        target: Target,
+        auth: Authenticated,
+        body: Body,
+        writer: ResponseWriter,
+    ) -> None:
+        """A request that a form stands for."""
+        principal = self._principal(request, auth)
+        call, run = dispatch.prepare(request, target, auth, principal, body, writer, self._services)
+        await run(call)
+
+    def _principal(self, request: Request, auth: Authenticated) -> Principal:
+        """Who it is; S3Error InvalidToken where the session token is not the credential's."""
+        if auth is _NOBODY:
+            return ANONYMOUS
+        given = request.get("x-amz-security-token") or request.param("X-Amz-Security-Token") or ""
+        credential = self._credentials[auth.access_key]
+        if not hmac.compare_digest(credential.token.encode(), given.encode()):
+            raise S3Error("InvalidToken")
+        return credential.principal
+
     def _authenticate(self, request: Request, body: Body) -> Authenticated:
         now = datetime.now(UTC)
         if is_v2(request):
@@ -421,7 +469,7 @@ class S3Gateway:
 
     def _secret_of(self, access_key: str) -> str | None:
         found = self._credentials.get(access_key)
-        return found[0] if found else None
+        return found.secret if found else None
 
     def _failed(self, wire: ClientWire, request: Request, operation: str, error: Exception) -> None:
         answer, level = _answer_to(error)

@@ -83,9 +83,8 @@ def edit_deletes(document: bytes) -> bytes:
     return xml.serialise(root)
 
 
-def edit_attributes(document: bytes) -> bytes:
+def edit_attributes(root: ElementTree.Element) -> ElementTree.Element:
     """GetObjectAttributes: size of the plaintext; checksums and parts of the ciphertext go."""
-    root = xml.parse(document)
     for name in ("Checksum", "ObjectParts"):
         for found in [c for c in root if xml.local(c) == name]:
             root.remove(found)
@@ -96,4 +95,4 @@ def edit_attributes(document: bytes) -> bytes:
     tag = xml.child(root, "ETag")
     if tag is not None and tag.text:
         tag.text = etag.shown(tag.text)
-    return xml.serialise(root)
+    return root

@@ -144,7 +144,5 @@ def _bucket_route(request: Request, names: set[str]) -> Route:
     if method == "POST":
         if "delete" in names:
             return Route("DeleteObjects")
-        return Route(
-            "PostObject", "Form uploads are not supported on sealed data yet. Use a presigned PUT."
-        )
+        return Route("Unknown", "This operation is not known to be safe on sealed data.")
     return Route("Bucket")

@@ -64,6 +64,14 @@ def signing_key(secret: str, date: str, region: str, service: str = "s3") -> byt
     return key
 
 
+def is_signed(request: Request) -> bool:
+    """Whether the request claims to be somebody's, in any form we know or don't."""
+    return bool(request.get("authorization")) or any(
+        name.lower() in AUTH_QUERY or name in ("AWSAccessKeyId", "Signature")
+        for name, _ in request.query
+    )
+
+
 def verify(
     request: Request,
     secret_of: Callable[[str], str | None],
@@ -106,7 +114,7 @@ def _verify_header(
         )
     except KeyError:
         raise S3Error("AuthorizationHeaderMalformed") from None
-    access_key, scope, date, region = _credential(credential, "AuthorizationHeaderMalformed")
+    access_key, scope, date, region = credential_scope(credential, "AuthorizationHeaderMalformed")
     timestamp = request.get("x-amz-date") or _from_http_date(request.get("date"))
     when = _parse_timestamp(timestamp, "AccessDenied")
     if timestamp[:8] != date:
@@ -165,7 +173,9 @@ def _verify_presigned(
         ) from None
     if algorithm != _ALGORITHM:
         raise S3Error("AuthorizationQueryParametersError")
-    access_key, scope, date, region = _credential(credential, "AuthorizationQueryParametersError")
+    access_key, scope, date, region = credential_scope(
+        credential, "AuthorizationQueryParametersError"
+    )
     when = _parse_timestamp(timestamp, "AuthorizationQueryParametersError")
     if timestamp[:8] != date:
         raise S3Error("AuthorizationQueryParametersError")
@@ -195,7 +205,8 @@ def _verify_presigned(
     return Authenticated(access_key, payload, key, timestamp, scope, signature)
 
 
-def _credential(credential: str, error: str) -> tuple[str, str, str, str]:
+def credential_scope(credential: str, error: str) -> tuple[str, str, str, str]:
+    """Access key, scope, date and region of a credential field; S3Error `error`."""
     # An access key may hold slashes; the scope's four fields may not.
     parts = credential.rsplit("/", 4)
     if len(parts) != 5 or parts[3] != "s3" or parts[4] != "aws4_request" or not parts[0]:

@@ -24,6 +24,7 @@ HELD_NO_CONSUMER = 1
 HELD_PEER_FULL = 2
 HELD_NEXT_MESSAGE = 4
 HELD_AHEAD = 8
+HELD_DECISION = 16  # a form's fields are here, and nobody has said yet what becomes of its file
 
 Sink = Callable[[memoryview], None]
 

@@ -55,6 +55,15 @@ def text(element: ElementTree.Element, name: str) -> str:
     return (found.text or "") if found is not None else ""
 
 
+def add(parent: ElementTree.Element, name: str, value: str) -> ElementTree.Element:
+    """A new last child in the parent's namespace."""
+    child = ElementTree.SubElement(parent, str(parent.tag).rpartition("}")[0] + "}" + name)
+    if not str(parent.tag).startswith("{"):
+        child.tag = name
+    child.text = value
+    return child
+
+
 def serialise(root: ElementTree.Element) -> bytes:
     """With the root's namespace as the default one, as every S3 server writes it."""
     match = _NAMESPACE.match(str(root.tag))

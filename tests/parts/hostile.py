@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 _KEPT = ("x-amz-meta-", "content-type", "cache-control", "content-disposition", "expires")
 
@@ -163,6 +163,10 @@ class HostileOrigin:
         return _read(asked, stored_or_none)
 
     def _bucket(self, asked: Asked) -> Answer:
+        if "delete" in asked.query:
+            for key in re.findall(r"<Key>(.*?)</Key>", asked.body.decode(), re.S):
+                self.objects.pop((asked.bucket, unescape(key)), None)
+            return _xml("<DeleteResult></DeleteResult>")
         if asked.method != "GET":
             return Answer(200)
         prefix = asked.query.get("prefix", "")

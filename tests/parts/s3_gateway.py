@@ -30,6 +30,7 @@ BUCKETS = (
     BucketConfig(bucket="sealed-*", origin="o", ring="main"),
     BucketConfig(bucket="mixed-*", origin="o", ring="main", state="mixed"),
     BucketConfig(bucket="plain-*", origin="o", state="plain"),
+    BucketConfig(bucket="public-*", origin="o", ring="main", anonymous="read"),
     BucketConfig(bucket="away-*", origin="nowhere", ring="main"),
     BucketConfig(bucket="keyless-*", origin="o", ring="keyless"),
     BucketConfig(bucket="denied-*", origin="o", ring="denied"),
@@ -80,7 +81,13 @@ class Gateway:
         **limits: Any,
     ) -> None:
         self.keys = Keys()
-        self._secrets = {"CLIENT": "client-secret", "OA": access_key, "OS": secret_key}
+        self._secrets = {
+            "CLIENT": "client-secret",
+            "SESSION": "session-secret",
+            "TOKEN": "the-token",
+            "OA": access_key,
+            "OS": secret_key,
+        }
         keys = {"access_key": SecretRef(env="OA"), "secret_key": SecretRef(env="OS")}
         config = S3Config(
             listen=Address(),
@@ -88,6 +95,12 @@ class Gateway:
             tls=tls,
             credentials=(
                 S3Credential(access_key="CLIENT", secret=SecretRef(env="CLIENT"), principal="app"),
+                S3Credential(
+                    access_key="SESSION",
+                    secret=SecretRef(env="SESSION"),
+                    principal="app",
+                    session_token=SecretRef(env="TOKEN"),
+                ),
             ),
             origins=(
                 OriginConfig(name="o", endpoint=origin, **keys),

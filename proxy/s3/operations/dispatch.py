@@ -9,23 +9,19 @@ from proxy.config.model import BucketConfig
 from proxy.policy.model import Principal
 from proxy.s3.call import Call, ResponseWriter, Services
 from proxy.s3.message import Request
+from proxy.s3.operations.attributes import get_object_attributes
+from proxy.s3.operations.complete_upload import complete_upload
 from proxy.s3.operations.copy_object import check_places, copy_object, source_of
 from proxy.s3.operations.forward import (
     delete_objects,
     forward,
-    get_object_attributes,
     list_bucket,
     list_buckets,
 )
 from proxy.s3.operations.get_object import get_object
 from proxy.s3.operations.head_object import head_object
-from proxy.s3.operations.multipart import (
-    abort_upload,
-    complete_upload,
-    create_upload,
-    list_parts,
-    upload_part,
-)
+from proxy.s3.operations.list_parts import list_parts
+from proxy.s3.operations.multipart import abort_upload, create_upload, upload_part
 from proxy.s3.operations.part_copy import upload_part_copy
 from proxy.s3.operations.put_object import put_object
 from proxy.s3.operations.stash import PREFIX
@@ -54,6 +50,18 @@ _BUCKET: dict[str, Operation] = {
     "ListBucket": list_bucket,
     "DeleteObjects": delete_objects,
 }
+
+
+def check_anonymous(call: Call) -> None:
+    """S3Error AccessDenied unless this may be asked without a signature."""
+    public = call.has_rule and call.rule.anonymous == "read"
+    if not public or call.operation not in ("GetObject", "HeadObject"):
+        raise S3Error("AccessDenied")
+    if any(name.startswith("response-") for name, _ in call.request.query):
+        raise S3Error(
+            "InvalidRequest",
+            "Request specific response headers cannot be used for anonymous GET requests.",
+        )
 
 
 def prepare(

@@ -48,17 +48,6 @@ async def delete_objects(call: Call) -> None:
     await call.relay(response)
 
 
-async def get_object_attributes(call: Call) -> None:
-    response = await call.origin.call(
-        "GET", call.target.bucket, call.target.key, call.origin_query(), call.origin_headers()
-    )
-    if response.status != 200:
-        await call.relay(response)
-        return
-    document = await response.read(xml.MAX_XML_BYTES)
-    call.reply(200, _without_length(response.headers), listing.edit_attributes(document))
-
-
 async def list_bucket(call: Call) -> None:
     """GET on a bucket: lists get plaintext sizes, other documents pass."""
     response = await call.origin.call(

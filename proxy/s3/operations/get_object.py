@@ -32,20 +32,13 @@ _NOT_SENT = frozenset({"range", "if-range", "x-amz-checksum-mode"})
 
 async def get_object(call: Call) -> None:
     spec = parse_range(call.request.get("range")) if call.request.has("range") else None
-    part = call.request.param("partNumber")
-    if part is not None:
-        if spec is not None:
-            raise S3Error(
-                "InvalidRequest", "Cannot specify both Range header and partNumber query parameter"
-            )
-        if not (part.isascii() and part.isdigit() and 1 <= int(part[:6]) <= 10_000):
-            raise S3Error("InvalidArgument", "Part number must be an integer between 1 and 10000")
+    part = stored.part_number(call)
     for _ in range(_ATTEMPTS):
         try:
             if spec is None and part is None:
                 await _whole(call)
             else:
-                await _ranged(call, spec, None if part is None else int(part))
+                await _ranged(call, spec, part)
             return
         except stored.Changed:
             call.services.cache.drop(_where(call))
@@ -108,6 +101,8 @@ async def _whole(call: Call, response: Response | None = None) -> None:
             pieces = [Piece(entries[p.index], p) for p in layout.whole()]
             opener = StreamOpener(opened.object_key, opened.object_id, pieces, None)
             headers = _object_headers(response)
+            if call.request.get("x-amz-checksum-mode").upper() == "ENABLED":
+                headers += stored.checksum_headers(opened, known)
             await _stream(
                 call, response, opener, 200, headers, plain, _FooterCheck(opened, stored_bytes)
             )

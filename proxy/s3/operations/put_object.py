@@ -5,14 +5,18 @@ sealed, and never gets the last chunk and the footer of a body that failed a che
 cut off instead, so that nothing half-written appears.
 """
 
+from dataclasses import dataclass
+
 from proxy import native
 from proxy.crypto import footer
+from proxy.crypto.checksum_field import Checksum
 from proxy.crypto.envelope import METADATA_NAME, seal_envelope
 from proxy.crypto.parts import SINGLE_PART, part_context
 from proxy.crypto.sizes import stored_size
-from proxy.native import KeyHandle
+from proxy.keys.handles import RingVersionKey
+from proxy.native import KeyHandle, PartSealer
 from proxy.policy.model import Action
-from proxy.s3 import etag
+from proxy.s3 import etag, object_checksums
 from proxy.s3.call import Call, PlainBody, relayed
 from proxy.s3.message import Headers
 from proxy.s3.origin import EarlyAnswer, Response
@@ -76,29 +80,78 @@ async def put_object(call: Call) -> None:
             MaxSizeAllowed=str(MAX_PLAIN_BYTES),
         )
     keys = await call.ring_keys(Action.SEAL)
-    version = keys.active
-    object_key, object_id = native.key_random(), native.random_bytes(16)
+    sealing = _Sealing(call, keys.active, native.key_random(), native.random_bytes(16))
     try:
+        await (sealing.small if body.length <= SMALL_BYTES else sealing.stream)(body)
+        call.note_bytes(keys, Action.SEAL, body.length)
+    finally:
+        sealing.object_key.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealing:
+    """One object on its way to the origin."""
+
+    call: Call
+    version: RingVersionKey
+    object_key: KeyHandle
+    object_id: bytes
+
+    def _headers(self, checksum: Checksum | None) -> Headers:
+        target = self.call.target
         envelope = seal_envelope(
-            version, call.target.bucket, call.target.key, object_key, object_id
+            self.version,
+            target.bucket,
+            target.key,
+            self.object_key,
+            self.object_id,
+            checksum=checksum,
         )
-        headers = with_envelope(call.origin_headers(plaintext_only), envelope)
-        if body.length <= SMALL_BYTES:
-            await _put_small(call, body, headers, object_key, object_id, version.id)
-            call.note_bytes(keys, Action.SEAL, body.length)
-            return
+        return with_envelope(self.call.origin_headers(plaintext_only), envelope)
+
+    def _footer(self, sealer: PartSealer, length: int, late: Checksum | None) -> bytes:
+        entry = footer.Entry(SINGLE_PART, length, sealer.header[24:32])
+        return footer.build(
+            self.object_key,
+            self.object_id,
+            [entry],
+            ring_version_id=self.version.id,
+            checksums=() if late is None else (late,),
+        )
+
+    async def small(self, body: PlainBody) -> None:
+        """In one write, and sealed again under a new salt where a kept connection was dead."""
+        call = self.call
+        call.writer.send_continue()
+        plain, confirmed = await body.read(SMALL_BYTES)
+        headers = self._headers(object_checksums.from_headers(confirmed))
+
+        def sealed() -> bytes:
+            sealer = PartSealer(self.object_key, part_context(self.object_id, SINGLE_PART))
+            chunks = sealer.update(plain) + sealer.finish()
+            return sealer.header + chunks + self._footer(sealer, len(plain), None)
+
+        response = await call.origin.call(
+            "PUT", call.target.bucket, call.target.key, call.origin_query(), headers, sealed
+        )
+        await answer_upload(call, response, confirmed)
+
+    async def stream(self, body: PlainBody) -> None:
+        """As it comes; a checksum that comes last goes into the footer."""
+        call = self.call
+        known = object_checksums.from_headers(body.announced)
         exchange = await call.origin.begin(
             "PUT",
             call.target.bucket,
             call.target.key,
             call.origin_query(),
-            headers,
+            self._headers(known),
             stored_size(body.length),
         )
         try:
             exchange.wire.fed_by(call.writer.wire)
             call.writer.send_continue()
-            sealer = native.PartSealer(object_key, part_context(object_id, SINGLE_PART))
+            sealer = PartSealer(self.object_key, part_context(self.object_id, SINGLE_PART))
             exchange.write(sealer.header)
 
             def seal(piece: memoryview) -> None:
@@ -107,43 +160,14 @@ async def put_object(call: Call) -> None:
                     exchange.write(sealed)
 
             confirmed = await exchange.while_sending(body.pump(seal))
-            entry = footer.Entry(SINGLE_PART, body.length, sealer.header[24:32])
-            tail = footer.build(object_key, object_id, [entry], ring_version_id=version.id)
-            exchange.write(sealer.finish() + tail)
+            late = object_checksums.from_headers(confirmed) if known is None else None
+            exchange.write(sealer.finish() + self._footer(sealer, body.length, late))
             response = await exchange.response()
+            await answer_upload(call, response, confirmed)
         except EarlyAnswer as early:
-            response, confirmed = early.response, []
-        await answer_upload(call, response, confirmed)
-        call.note_bytes(keys, Action.SEAL, body.length)
-    finally:
-        object_key.wipe()
-        if "exchange" in locals():
+            await answer_upload(call, early.response, [])
+        finally:
             exchange.abort()
-
-
-async def _put_small(
-    call: Call,
-    body: PlainBody,
-    headers: Headers,
-    object_key: KeyHandle,
-    object_id: bytes,
-    version_id: bytes,
-) -> None:
-    """In one write, and sealed again under a new salt where a kept connection was dead."""
-    call.writer.send_continue()
-    plain, confirmed = await body.read(SMALL_BYTES)
-
-    def sealed() -> bytes:
-        sealer = native.PartSealer(object_key, part_context(object_id, SINGLE_PART))
-        chunks = sealer.update(plain) + sealer.finish()
-        entry = footer.Entry(SINGLE_PART, len(plain), sealer.header[24:32])
-        tail = footer.build(object_key, object_id, [entry], ring_version_id=version_id)
-        return sealer.header + chunks + tail
-
-    response = await call.origin.call(
-        "PUT", call.target.bucket, call.target.key, call.origin_query(), headers, sealed
-    )
-    await answer_upload(call, response, confirmed)
 
 
 async def answer_upload(call: Call, response: Response, confirmed: Headers) -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from proxy.config.model import BucketConfig
 from proxy.crypto import footer, sizes
+from proxy.crypto.checksum_field import Checksum
 from proxy.crypto.envelope import METADATA_NAME, OpenedEnvelope, UploadEnvelope, open_envelope
 from proxy.crypto.footer import Entry, Footer
 from proxy.crypto.parts import SINGLE_PART
@@ -17,10 +18,12 @@ from proxy.errors import IntegrityError
 from proxy.keys.service import RingKeys
 from proxy.native import KeyHandle
 from proxy.policy.model import Action
+from proxy.s3 import object_checksums
 from proxy.s3.call import Call
 from proxy.s3.message import Headers, Query
 from proxy.s3.origin import Response
 from proxy.s3.ranges import total_of
+from proxy.s3.s3error import S3Error
 
 T = TypeVar("T")
 FIRST_TAIL_BYTES = 16 * 1024  # the tail and the entries of about a thousand parts
@@ -131,6 +134,52 @@ async def _suffix(call: Call, bucket: str, key: str, query: Query, etag: str, le
         response.wire.abort()
         raise IntegrityError("the origin did not answer the footer's range")
     return await response.read(length)
+
+
+def checksum_of(opened: OpenedEnvelope, known: Footer | None) -> Checksum | None:
+    """The whole object's, from the envelope or the footer."""
+    late = known.checksums[0] if known is not None and known.checksums else None
+    return opened.checksum or late
+
+
+def checksum_headers(opened: OpenedEnvelope, known: Footer | None) -> Headers:
+    """As an answer tells it; empty where there is none."""
+    parts = len(known.entries) if known is not None else 1
+    return object_checksums.to_headers(checksum_of(opened, known), parts)
+
+
+async def describe(call: Call) -> tuple[OpenedEnvelope, Footer] | None:
+    """Envelope and footer of the object the request names, by HEAD and a suffix range. None: the
+    object is not sealed, in a mixed place. The envelope is the caller's to close."""
+    target = call.target
+    query = [(n, v) for n, v in call.request.query if n == "versionId"]
+    head = await call.origin.call("HEAD", target.bucket, target.key, query, [])
+    if head.status != 200:
+        raise S3Error("NoSuchKey" if head.status == 404 else "ServiceUnavailable")
+    text, size = envelope_text(head.headers), stored_bytes_of(head)
+    if text is None and call.rule.state == "mixed":
+        return None
+    if text is None or size is None:
+        raise IntegrityError("an object without envelope in a sealed place")
+    opened, _ = await open_with_keys(call, text, target.bucket, target.key)
+    known, found = await read_footer(
+        call, target.bucket, target.key, query, head.get("etag"), opened, size
+    )
+    return found, known
+
+
+def part_number(call: Call) -> int | None:
+    """Of GET and HEAD; S3Error where it is none, or comes with a range."""
+    text = call.request.param("partNumber")
+    if text is None:
+        return None
+    if call.request.has("range"):
+        raise S3Error(
+            "InvalidRequest", "Cannot specify both Range header and partNumber query parameter"
+        )
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 10_000):
+        raise S3Error("InvalidArgument", "Part number must be an integer between 1 and 10000")
+    return int(text)
 
 
 def single_entry(plain: int) -> tuple[Entry, ...]:
