@@ -612,6 +612,13 @@ cdef class Wire:
             if n - self.s.pos < total:
                 return None
             if t == 67 or t == 73 or t == 115:  # CommandComplete, EmptyQuery, PortalSuspended
+                if e.rows != NULL and not hide:
+                    body = (<RowPlan>e.rows).completion(p + self.s.pos + 5, total - 5) \
+                        if t == 67 else None
+                    (<RowPlan>e.rows).dropped = 0
+                    if body is not None:
+                        self.put_client(body)
+                        hide = True
                 if kind == 4:
                     if e.cookie != NULL and not self.draining:
                         cookie = <object>e.cookie

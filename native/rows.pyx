@@ -106,6 +106,9 @@ cdef class RowPlan:
     cdef list kinds
     cdef bint text_input
     cdef readonly Py_ssize_t failed
+    cdef Py_ssize_t hidden
+    cdef object test
+    cdef uint64_t dropped  # rows that did not stay since the last completion
     cdef PgOut scratch
 
     def __cinit__(self, columns, bint text_input=False):
@@ -114,6 +117,31 @@ cdef class RowPlan:
         self.renders = [None if c is None else c[2] for c in columns]
         self.text_input = text_input
         self.failed = -1
+        self.hidden = 0
+        self.test = None
+        self.dropped = 0
+
+    def filter(self, Py_ssize_t hidden, test not None):
+        """The last `hidden` columns are sealed ones that the client does not see: `test` gets their
+        plaintexts (None: NULL) and says whether a row stays."""
+        if not 0 < hidden <= len(self.codecs) or None in self.codecs[len(self.codecs) - hidden:]:
+            raise ValueError("the hidden columns are sealed ones, at the end")
+        self.hidden = hidden
+        self.test = test
+
+    cdef bytes completion(self, const uint8_t* body, Py_ssize_t n):
+        """The CommandComplete message with this body, less the rows that did not stay; None where
+        nothing changes. `SELECT n` and `FETCH n` end in the number of rows."""
+        cdef uint64_t dropped = self.dropped
+        self.dropped = 0
+        if dropped == 0:
+            return None
+        command, _, rows = PyBytes_FromStringAndSize(<const char*>body, n).rpartition(b" ")
+        rows = rows.rstrip(b"\0")
+        if not rows.isdigit() or int(rows) < dropped:
+            raise RowShape("completion of rows")
+        tag = command + b" %d\0" % (int(rows) - dropped)
+        return b"C" + (len(tag) + 4).to_bytes(4, "big") + tag
 
     def __dealloc__(self):
         if self.scratch.p != NULL:
@@ -142,6 +170,7 @@ cdef class RowPlan:
         cdef int64_t number
         cdef bytes rendered
         cdef object codec
+        cdef list checked = None
         self.failed = -1
         count = len(self.codecs)
         if n < 2 or <Py_ssize_t>pg_u16(body) != count:
@@ -149,8 +178,11 @@ cdef class RowPlan:
         try:
             pg_room(out, 7)
             out.p[out.n] = 68
-            memcpy(out.p + out.n + 5, body, 2)
+            out.p[out.n + 5] = <uint8_t>((count - self.hidden) >> 8)
+            out.p[out.n + 6] = <uint8_t>((count - self.hidden) & 0xFF)
             out.n += 7
+            if self.hidden:
+                checked = []
             for i in range(count):
                 if n - pos < 4:
                     raise RowShape("row ends early")
@@ -160,6 +192,9 @@ cdef class RowPlan:
                 if size < -1 or size > n - pos:
                     raise RowShape("value length")
                 if size < 0:
+                    if i >= count - self.hidden:
+                        checked.append(None)
+                        continue
                     memcpy(pg_room(out, 4), body + pos - 4, 4)
                     out.n += 4
                     continue
@@ -182,6 +217,10 @@ cdef class RowPlan:
                 kind = self.kinds[i]
                 q = pg_room(out, size + 64) + 4
                 got = pg_open_value(codec, value, size, q)
+                if i >= count - self.hidden:
+                    checked.append(PyBytes_FromStringAndSize(<char*>q, got))
+                    OPENSSL_cleanse(q, got)
+                    continue
                 if kind == 2:
                     if got == 2:
                         number = <int16_t>pg_u16(q)
@@ -205,6 +244,11 @@ cdef class RowPlan:
                 out.n += got + 4
             if pos != n:
                 raise RowShape("bytes behind the last column")
+            if self.hidden and not self.test(checked):
+                out.n = start
+                self.dropped += 1
+                self.failed = -1
+                return 0
             pg_put32(out.p + start + 1, <uint32_t>(out.n - start - 1))
         except BaseException:
             out.n = start

@@ -33,6 +33,12 @@ def upper(text: str) -> str:
     return "".join(map(_simple_upper, text)) if not text.isascii() else text.upper()
 
 
+def fold(text: str) -> str:
+    """One text for all that are equal behind lower or upper: fold(lower(x)) = fold(upper(x)) = fold(x).
+    Tokens are taken of it, so that they are a superset for every comparison by case."""
+    return lower(upper(lower(text)))
+
+
 _LOWER_ASCII = {i: i + 32 for i in range(65, 91)}
 _UPPER_ASCII = {i: i - 32 for i in range(97, 123)}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from proxy import native
 from proxy.crypto import kdf
-from proxy.crypto.folding import TRANSFORMS, lower
+from proxy.crypto.folding import TRANSFORMS, fold
 from proxy.native import KeyHandle
 
 TAG_BYTES = 16
@@ -207,7 +207,7 @@ class Tokens:
         """All tokens of a stored text, each once, sorted: their order says nothing."""
         match = self.search.match
         assert match is not None
-        folded = lower(text)
+        folded = fold(text)
         found = {self._token(b"p", folded[:n]) for n in match.prefixes if len(folded) >= n}
         if match.ngram:
             found |= {self._token(b"g", g) for g in grams(_START + folded + _END, match.ngram)}
@@ -219,7 +219,7 @@ class Tokens:
         ValueError when there is none: the pattern is too short."""
         match = self.search.match
         assert match is not None
-        folded = [lower(p) for p in pieces]
+        folded = [fold(p) for p in pieces]
         found: set[bytes] = set()
         lengths = [n for n in match.prefixes if len(folded[0]) >= n]
         if lengths:

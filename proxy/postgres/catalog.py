@@ -79,6 +79,7 @@ def protected_columns(
             pad_to_bytes=c.pad_to_bytes,
             search=search_of(c),
             layout=c.layout,
+            max_buckets=c.range.max_buckets if c.range is not None else 0,
             ascii_case=c.match is not None and c.match.case == "ascii",
         )
     return found

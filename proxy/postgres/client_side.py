@@ -17,6 +17,7 @@ from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
 from proxy.metrics import pg_statements_total
 from proxy.native import NativeError
 from proxy.postgres import sqlstate
+from proxy.postgres.checks import Operands
 from proxy.postgres.fast import fast_bind
 from proxy.postgres.messages import (
     BIND,
@@ -159,7 +160,15 @@ class ClientSide:
         rows = tuple(
             None
             if s.outputs is None or not any(s.outputs)
-            else result_rows(s.outputs, (0,) * len(s.outputs), codecs, ctx, True)
+            else result_rows(
+                s.outputs,
+                (0,) * len(s.visible or ()),
+                codecs,
+                ctx,
+                True,
+                s.check,
+                Operands((), (), (), ctx),
+            )  # fmt: skip
             for s in plan.statements
         )
         wire.put_server(frame(QUERY, text + b"\0"))
@@ -234,13 +243,15 @@ class ClientSide:
         asked = message.result_formats
         portal = Portal(statement, None, asked)
         if plan.outputs is not None and any(plan.outputs):
-            delivered = result_formats(plan.outputs, asked)
-            rows = result_rows(plan.outputs, delivered, codecs, ctx, False)
+            delivered = result_formats(plan.visible or (), asked)
+            operands = Operands(statement.oids, message.formats, message.values, ctx)
+            rows = result_rows(plan.outputs, delivered, codecs, ctx, False, plan.check, operands)
             portal = Portal(statement, rows, delivered)
             asked = tuple(
                 fmt if column is None else 1
-                for column, fmt in zip(plan.outputs, delivered, strict=True)
+                for column, fmt in zip(plan.visible or (), delivered, strict=True)
             )
+            asked += (1,) * (len(plan.outputs) - len(delivered))
         wire.put_server(Bind(message.portal, message.statement, formats, values, asked).message())
         wire.expect(K_BIND, 0, names.change(message.portal, portal, wire.segment))
         wire.drop_client()

@@ -6,20 +6,32 @@ needed in several roles keeps its number for the first and gets a new one, at th
 
 from collections.abc import Sequence
 
-from proxy.postgres.plan import ClientParam, Literal, ParamTarget, Segment, Use
-from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, ProtectedColumn
+from proxy.postgres.plan import (
+    Check,
+    ClientParam,
+    How,
+    Junction,
+    Literal,
+    ParamTarget,
+    Segment,
+    Test,
+    Use,
+)
+from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, TEXT_ARRAY, ProtectedColumn
 
 Role = tuple[Use, ProtectedColumn | None]
-_PASS: Role = (Use.PASS, None)
+_FullRole = tuple[Use, ProtectedColumn | None, How]
+_PASS: _FullRole = (Use.PASS, None, None)
 _ARRAYS = (Use.TAG_ARRAY, Use.STORE_ARRAY)
+_LISTS = (*_ARRAYS, Use.BUCKETS)
 
 
 class ParamRole:
     """An occurrence of client parameter `number` (1-based) in a role; becomes `$n`."""
 
-    def __init__(self, number: int, role: Role) -> None:
+    def __init__(self, number: int, role: Role, how: How = None) -> None:
         self.number = number
-        self.role = role
+        self.role = (*role, how)
 
 
 Piece = bytes | Literal | ParamRole
@@ -32,6 +44,9 @@ class Edits:
         self.columns: set[ProtectedColumn] = set()
         self._spans: list[tuple[int, int, tuple[Piece, ...]]] = []
         self._passed: dict[int, tuple[int, int]] = {}  # start of a bare $n -> (number, end)
+        self._absorbed: dict[int, ProtectedColumn] = {}
+        self.checks: list[Test] = []  # of rows, all of which must hold
+        self.check_columns: list[ProtectedColumn] = []
         self.final: tuple[tuple[int, int, tuple[Segment, ...]], ...] = ()  # known after `result`
 
     @property
@@ -47,6 +62,16 @@ class Edits:
         start, end, pieces = self._spans[-1]
         self._spans[-1] = (start, end, (*pieces, piece))
 
+    def check(self) -> Check | None:
+        """What opened rows must fulfil; None: nothing."""
+        if not self.checks:
+            return None
+        return Check(tuple(self.check_columns), Junction(True, tuple(self.checks)))
+
+    def absorb(self, number: int, column: ProtectedColumn) -> None:
+        """$number is read for a list of tokens of the column, whose parameter it may not be."""
+        self._absorbed[number] = column
+
     def param(self, start: int, end: int, number: int) -> None:
         """An occurrence of $number that goes through as it is."""
         self._passed[start] = (number, end)
@@ -58,7 +83,7 @@ class Edits:
         spans = list(self._spans)
         for where, (number, stop) in self._passed.items():
             if not any(a <= where < b for a, b, _ in self._spans):
-                spans.append((where, stop, (ParamRole(number, _PASS),)))
+                spans.append((where, stop, (ParamRole(number, (Use.PASS, None)),)))
         spans.sort(key=lambda s: (s[0], s[1]))
         pieces: list[Piece] = []
         at = start
@@ -68,37 +93,42 @@ class Edits:
             pieces += [sql[at:a], *replacement]
             at = b
         pieces.append(sql[at:end])
-        numbers, targets, clients = _numbered(pieces, oids)
+        numbers, targets, clients = _numbered(pieces, oids, self._absorbed)
         self.final = tuple((a, b, tuple(_placed(p, numbers) for p in ps)) for a, b, ps in spans)
         return _joined(pieces, numbers), targets, clients
 
 
-_Numbers = dict[tuple[int, Role], int]  # (client's number, role) -> the server's number
+_Numbers = dict[tuple[int, _FullRole], int]  # (client's number, role) -> the server's number
 
 
 def _numbered(
-    pieces: list[Piece], oids: Sequence[int]
+    pieces: list[Piece], oids: Sequence[int], absorbed: dict[int, ProtectedColumn]
 ) -> tuple[_Numbers, tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
-    roles: dict[int, list[Role]] = {}
+    roles: dict[int, list[_FullRole]] = {}
     for piece in pieces:
         if isinstance(piece, ParamRole):
             known = roles.setdefault(piece.number, [])
             if piece.role not in known:
                 known.append(piece.role)
-    count = max([*roles, len(oids), 0])
+    count = max([*roles, *absorbed, len(oids), 0])
     numbers: _Numbers = {}
     targets: list[ParamTarget] = []
     clients: list[ClientParam] = []
     for number in range(1, count + 1):
+        if number in absorbed and number not in roles:
+            continue
         wanted = roles.get(number, [_PASS])
-        numbers[number, wanted[0]] = number
         targets.append(_target(number, wanted, wanted[0], oids))
+        numbers[number, wanted[0]] = len(targets)
     for number in range(1, count + 1):
         for role in roles.get(number, [_PASS])[1:]:
             targets.append(_target(number, roles[number], role, oids))
             numbers[number, role] = len(targets)
     for number in range(1, count + 1):
-        wanted = roles.get(number, [_PASS])
+        fed: list[_FullRole] = (
+            [(Use.BUCKETS, absorbed[number], None)] if number in absorbed else [_PASS]
+        )
+        wanted = roles.get(number, fed)
         passed = numbers.get((number, _PASS), 0) - 1
         clients.append(ClientParam(_client_oid(number, wanted, oids), passed))
     return numbers, tuple(targets), tuple(clients)
@@ -124,18 +154,21 @@ def _declared(number: int, oids: Sequence[int]) -> int:
     return oids[number - 1] if number <= len(oids) else 0
 
 
-def _client_oid(number: int, roles: list[Role], oids: Sequence[int]) -> int:
+def _client_oid(number: int, roles: Sequence[_FullRole], oids: Sequence[int]) -> int:
     if declared := _declared(number, oids):
         return declared
-    for use, column in roles:
+    for use, column, _ in roles:
         if column is not None:
             return column.type.array_oid if use in _ARRAYS else column.type.oid
     return 0
 
 
-def _target(number: int, roles: list[Role], role: Role, oids: Sequence[int]) -> ParamTarget:
-    use, column = role
+def _target(
+    number: int, roles: Sequence[_FullRole], role: _FullRole, oids: Sequence[int]
+) -> ParamTarget:
+    use, column, how = role
     if use is Use.PASS:
         # beside a protected role the type is known: the server must read the value as the client does
         return ParamTarget(number - 1, use, None, _client_oid(number, roles, oids))
-    return ParamTarget(number - 1, use, column, BYTEA_ARRAY if use in _ARRAYS else BYTEA)
+    oid = TEXT_ARRAY if use is Use.MATCH else BYTEA_ARRAY if use in _LISTS else BYTEA
+    return ParamTarget(number - 1, use, column, oid, how)

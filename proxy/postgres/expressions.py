@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from proxy.errors import ConfigError
 from proxy.postgres.edits import Edits, ParamRole, Piece
 from proxy.postgres.grammar import Node, Text, fields, inner, kind, strings, type_text
-from proxy.postgres.indexing import EQUALITY, IndexColumn, tokens_of
+from proxy.postgres.indexing import EQUALITY, MATCH, RANGE, IndexColumn, tokens_of
 from proxy.postgres.names import Names, Scope, hidden, quoted
 from proxy.postgres.ordering import Ordering
 from proxy.postgres.patterns import Patterns
 from proxy.postgres.plan import Literal, Refusal, Use
 from proxy.postgres.predicates import refuse
+from proxy.postgres.rechecks import Rechecks
 from proxy.postgres.snapshot import BOOL, ProtectedColumn
 from proxy.postgres.types.operands import NUMBER
 from proxy.postgres.types.registry import is_array, resolve, same_type
@@ -47,6 +48,7 @@ class Expressions:
         self.query: Query
         self.patterns = Patterns(self)
         self.ordering = Ordering(self)
+        self.rechecks = Rechecks(self)
 
     # -- columns ---------------------------------------------------------------------------------
 
@@ -278,6 +280,29 @@ class Expressions:
         if wanted.typmod != -1 and (wanted.oid, wanted.typmod) != (declared.oid, declared.typmod):
             raise refuse("truncating cast", column, f"a cast to {name}", position)
 
+    def widened(
+        self, start: int, first_end: int, last_start: int, end: int, column: ProtectedColumn,
+        position: int,
+    ) -> tuple[int, int]:  # fmt: skip
+        """From the first operand of a predicate to its last, with the brackets around either."""
+        text = self.text
+        opened = closed = 0
+        for index in range(text.at(first_end), text.at(last_start)):
+            if text.word(index) == "(":
+                opened += 1
+            elif text.word(index) == ")":
+                opened, closed = (opened - 1, closed) if opened else (0, closed + 1)
+        for _ in range(closed):
+            start = text.starts[text.at(start) - 1]
+            if text.word(text.at(start)) != "(":
+                raise refuse("<", column, "this form of comparison", position)
+        for _ in range(opened):
+            index = text.at(end)
+            if text.word(index) != ")":
+                raise refuse("<", column, "this form of comparison", position)
+            end = text.ends[index]
+        return start, end
+
     # -- expressions -----------------------------------------------------------------------------
 
     def plain(self, node: Node, scope: Scope) -> None:
@@ -403,10 +428,18 @@ class Expressions:
         assert column is not None
         # A_Expr_Kind: 1 OP, 2 OP_ANY, 3 OP_ALL, 4 DISTINCT, 5 NOT_DISTINCT, 6 NULLIF, 7 IN, 8.. LIKE
         if form in (8, 9, 10) or operator in ("~~", "!~~", "~~*", "!~~*", "~", "!~", "~*", "!~*"):
-            raise refuse("LIKE", column, "pattern search", position)
+            rule = "recheck" if tokens_of(column, MATCH) else "LIKE"
+            raise refuse(rule, column, "this pattern search", position)
         if form not in (1, 2, 3, 4, 5, 7) or operator not in ("=", "<>"):
+            searched = tokens_of(column, RANGE) is not None
             rule = (
-                "<" if operator in ("<", ">", "<=", ">=", "BETWEEN") or form > 10 else "expression"
+                "recheck"
+                if searched
+                else (
+                    "<"
+                    if operator in ("<", ">", "<=", ">=", "BETWEEN") or form > 10
+                    else "expression"
+                )
             )
             raise refuse(rule, column, f"operator {operator}", position)
         if one is not None and other is not None:

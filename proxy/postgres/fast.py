@@ -35,6 +35,8 @@ def fast_bind(
 ) -> FastBind | None:
     """How further Binds go without Python; None where a value needs more than is done there."""
     plan = statement.plan
+    if plan.check is not None:
+        return None  # whether a row stays depends on the operands
     params: list[_Param] = []
     for target in plan.params:
         param = _param(target, statement.oids, codecs)
@@ -61,6 +63,8 @@ def _param(
     if target.use not in (Use.STORE, Use.TAG) or column is None:
         return None
     store = target.use is Use.STORE
+    if store and column.search.match is not None:
+        return None  # a text may have too many tokens, which Python says
     oid = column.type.oid
     kind = _KIND.get(oid)
     if kind is None or column.type.labels or (store and column.type.typmod != -1):

@@ -128,25 +128,7 @@ class Ordering:
             piece = self._of.operand_piece(node, column, Use.ORDER_GE)
             assert piece is not None
             spans.append(piece[:2])
-        (start, first_end), (last_start, end) = spans
-        text = self._of.text
-        # brackets that open before the first operand and close behind it, and so for the last
-        opened = closed = 0
-        for index in range(text.at(first_end), text.at(last_start)):
-            if text.word(index) == "(":
-                opened += 1
-            elif text.word(index) == ")":
-                opened, closed = (opened - 1, closed) if opened else (0, closed + 1)
-        for _ in range(closed):
-            start = text.starts[text.at(start) - 1]
-            if text.word(text.at(start)) != "(":
-                raise refuse("<", column, "this form of comparison", position)
-        for _ in range(opened):
-            index = text.at(end)
-            if text.word(index) != ")":
-                raise refuse("<", column, "this form of comparison", position)
-            end = text.ends[index]
-        return start, end
+        return self._of.widened(*spans[0], *spans[1], column, position)
 
     # -- ORDER BY --------------------------------------------------------------------------------
 

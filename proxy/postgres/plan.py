@@ -27,6 +27,71 @@ class Use(Enum):
     ORDER_GE = "order_ge"
     ORDER_START = "order_start"  # the ends of the order under its key; NULL for a NULL operand
     ORDER_END = "order_end"
+    BUCKETS = "buckets"  # bytea[]: tags of the buckets of a range
+    MATCH = "match"  # text[]: tokens of a pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An operand of the client's: the text of a literal (None: NULL) with its OID or 0, the 0-based
+    number of a parameter, or a text that is put together of several."""
+
+    text: bytes | None = None
+    oid: int = 0
+    parameter: int = -1
+    parts: "tuple[Operand, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One end of a range: `sign` is <, <=, > or >=."""
+
+    sign: str
+    operand: Operand
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A LIKE pattern; `escape` is its escape character, or empty."""
+
+    escape: str
+    operand: Operand
+
+
+How = tuple[Bound, ...] | Pattern | None  # what a list of tokens is made of
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One predicate that opened rows are tested for: column `value` of the check, `sign` one of <, <=,
+    >, >=, ~~ (LIKE). `case`: lower or upper is applied to the value before; `pattern_case`: to the
+    pattern."""
+
+    value: int
+    sign: str
+    operand: Operand
+    escape: str = "\\"
+    case: str = ""
+    pattern_case: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Junction:
+    """All of the parts hold, or any of them."""
+
+    every: bool
+    parts: "tuple[Test, ...]"
+
+
+Test = Leaf | Junction
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Rows stay only where `test` holds for the columns that the plan added behind the client's."""
+
+    columns: tuple[ProtectedColumn, ...]
+    test: Test
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +102,7 @@ class ParamTarget:
     use: Use
     column: ProtectedColumn | None = None  # None only with Use.PASS
     server_oid: int = 0  # OID to declare in Parse; 0 = let the server infer (PASS only)
+    how: How = None  # of BUCKETS and MATCH, which may read other parameters, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +124,7 @@ class Literal:
     use: Use
     text: bytes
     oid: int = 0  # its own type; 0: an untyped string; -1: a bare number, whose digits decide
+    how: How = None  # as in ParamTarget
 
 
 Segment = bytes | Literal
@@ -94,6 +161,14 @@ class StatementPlan:
     # were replaced, and the offsets of the constants whose values cannot matter (None: not known)
     edits: tuple[tuple[int, int, tuple[Segment, ...]], ...] = ()
     free: frozenset[int] | None = None
+    check: Check | None = None  # its columns are the last of `outputs`; the client never sees them
+
+    @property
+    def visible(self) -> tuple[ProtectedColumn | None, ...] | None:
+        """The client's outputs."""
+        if self.outputs is None or self.check is None:
+            return self.outputs
+        return self.outputs[: -len(self.check.columns)]
 
 
 @dataclass(frozen=True)

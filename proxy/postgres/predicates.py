@@ -29,6 +29,12 @@ RULES: dict[str, tuple[str, str]] = {
         "no",
         "With `transform`, compare f(column) by =, <>, IN or IS DISTINCT FROM with f(value).",
     ),
+    "LIKE, ILIKE": ("yes", "n-grams and prefixes, with `match`; opened rows are tested"),
+    "BETWEEN": ("yes", "order tokens, or buckets with `range`; opened rows are tested"),
+    "recheck": (
+        "no",
+        "Buckets and n-grams give a superset: search in a plain SELECT and count or cut there.",
+    ),
     "LIKE": ("no", "Set `match` for the column, or compare whole values with =."),
     "expression": ("no", "Read the column itself and compute in the application."),
     "cast": ("no", "Read the column itself and convert in the application."),

@@ -147,8 +147,9 @@ class Query:
         outputs = self.targets(statement.target_list, scope, grouped)
         if distinct:
             self._distinct(statement, scope, outputs)
+        hidden: list[ProtectedColumn] = []
         if statement.where_clause.ByteSize():
-            self.expressions.plain(statement.where_clause, scope)
+            hidden = self.expressions.rechecks.where(statement, scope)
         if statement.having_clause.ByteSize():
             self.expressions.plain(statement.having_clause, scope)
         for window in statement.window_clause:
@@ -157,7 +158,7 @@ class Query:
         self._trailing(statement.sort_clause, scope, outputs, aggregated)
         self._trailing(statement.limit_count, scope, outputs)
         self._trailing(statement.limit_offset, scope, outputs)
-        return outputs
+        return outputs + [Output("", column) for column in hidden]
 
     # -- FROM ------------------------------------------------------------------------------------
 

@@ -145,12 +145,15 @@ def _statement(
     free = free_literals(node) if which in _TEMPLATES else None
     if not edits.any and not any(sealed) and not edits.columns:
         return replace(_forwarded(text.sql, start, end, command, effects), free=free)
+    check = edits.check()
+    if check is not None and which not in ("select_stmt", "explain_stmt"):
+        raise refuse("recheck", check.columns[0], f"this search in {_shown(which)}")
     segments, params, clients = edits.result(text.sql, start, end, oids)
     if not edits.any:  # read as it stands: only the answers change
         segments = (text.sql[start:end],)
     return StatementPlan(
         segments, edits.any, params, clients, sealed if any(sealed) else None, effects, command,
-        frozenset(edits.columns), edits.final, free,
+        frozenset(edits.columns), edits.final, free, check if which == "select_stmt" else None,
     )  # fmt: skip
 
 

@@ -114,19 +114,21 @@ class ServerSide:
     def _row_description(self, payload: bytes, cookie: object) -> None:
         wire = self._session.wire
         outputs: tuple[ProtectedColumn | None, ...] | None = None
+        plan: StatementPlan | None = None
         formats: tuple[int, ...] = ()
         if isinstance(cookie, DescribeStatement):
-            outputs = cookie.statement.plan.outputs
+            plan = cookie.statement.plan
         elif isinstance(cookie, FastDescribe):
-            outputs = cookie.statement.plan.outputs
-            formats = (cookie.format,) * len(outputs or ())
+            plan = cookie.statement.plan
+            formats = (cookie.format,) * len(plan.visible or ())
         elif isinstance(cookie, DescribePortal):
-            outputs = cookie.portal.statement.plan.outputs
+            plan = cookie.portal.statement.plan
             formats = cookie.portal.result_formats
         elif isinstance(cookie, QueryAnswer) and cookie.index < len(cookie.statements):
-            outputs = cookie.statements[cookie.index].outputs
+            plan = cookie.statements[cookie.index]
             wire.set_rows(cookie.rows[cookie.index])
-        if outputs is None or not any(outputs):
+        outputs = plan.outputs if plan is not None else None
+        if plan is None or outputs is None or not any(outputs):
             wire.forward_server()
             return
         fields = read_row_description(payload)
@@ -136,7 +138,8 @@ class ServerSide:
             wire.drop_server()
             self._corrupted(None)
             return
-        for i, column in enumerate(outputs):
+        del fields[len(plan.visible or ()) :]
+        for i, column in enumerate(plan.visible or ()):
             if column is not None:
                 t = column.type
                 fields[i] = replace(

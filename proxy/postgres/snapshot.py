@@ -12,7 +12,7 @@ from proxy.crypto.tokens import Search
 BOOL, BYTEA, INT8, INT2, INT4, TEXT, OID = 16, 17, 20, 21, 23, 25, 26
 FLOAT4, FLOAT8, UNKNOWN, BPCHAR, VARCHAR = 700, 701, 705, 1042, 1043
 DATE, TIMESTAMP, TIMESTAMPTZ, NUMERIC, UUID = 1082, 1114, 1184, 1700, 2950
-BYTEA_ARRAY = 1001
+BYTEA_ARRAY, TEXT_ARRAY = 1001, 1009
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class ProtectedColumn:
     pad_to_bytes: int = 0
     search: Search = Search()
     layout: str = "generated"  # or "expression": nothing beside the column, indexes on expressions
+    max_buckets: int = 256  # of one range search
     ascii_case: bool = False  # ILIKE maps A to Z only
 
     @property

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from proxy.crypto.tokens import TooManyTokens
 from proxy.native import ROW_BOOL, ROW_CALL, ROW_COPY, ROW_INT, ROW_TEXT, RowPlan
 from proxy.policy.model import Action
+from proxy.postgres.checks import Operands, row_test
 from proxy.postgres.lookups import LOOKUPS, lookup
 from proxy.postgres.messages import format_of
 from proxy.postgres.needs import Use as KeyUse
-from proxy.postgres.plan import Literal, Segment, StatementPlan, Use
+from proxy.postgres.plan import Check, Literal, Segment, StatementPlan, Use
 from proxy.postgres.snapshot import (
     BOOL,
     BPCHAR,
@@ -34,6 +35,7 @@ from proxy.postgres.sqlstate import (
     PROGRAM_LIMIT_EXCEEDED,
     PROTOCOL_VIOLATION,
 )
+from proxy.postgres.token_lists import LISTS, list_binary, list_literal, token_list
 from proxy.postgres.types.array import (
     FIRST_USER_OID,
     Array,
@@ -166,6 +168,13 @@ def render_text(
         if isinstance(segment, bytes):
             parts.append(segment)
             continue
+        if segment.use in LISTS:
+            codec = codecs[segment.column, action_of(segment.use)]
+            items = token_list(
+                segment.use, segment.column, segment.how, codec, Operands((), (), (), ctx)
+            )
+            parts.append(list_literal(segment.use, items))
+            continue
         array = segment.use in _ARRAYS
         value = seal_text(segment, codecs, ctx)
         if array:
@@ -214,6 +223,15 @@ def server_parameters(
         index = target.client_index
         if index >= len(values):
             raise DataError(PROTOCOL_VIOLATION, "bind message supplies too few parameters")
+        if target.use in LISTS:
+            assert target.column is not None
+            codec = codecs[target.column, action_of(target.use)]
+            items = token_list(
+                target.use, target.column, target.how, codec, Operands(oids, formats, values, ctx)
+            )
+            out_formats.append(1)
+            out_values.append(list_binary(target.use, items))
+            continue
         raw, fmt = values[index], format_of(formats, index)
         if target.use is Use.PASS:
             out_formats.append(fmt)
@@ -279,10 +297,14 @@ def result_rows(
     codecs: Codecs,
     ctx: TextContext,
     text_input: bool,
+    check: Check | None = None,
+    operands: Operands | None = None,
 ) -> ResultRows:
-    """How rows with these columns are opened and rendered in the client's formats."""
+    """How rows with these columns are opened and rendered in the client's formats; with a check, the
+    last columns only decide whether a row stays. DataError for a bad operand of the check."""
     columns: list[tuple[ColumnCodec, int, Callable[[bytes], bytes] | None] | None] = []
-    for column, fmt in zip(outputs, formats, strict=True):
+    hidden = len(check.columns) if check is not None else 0
+    for column, fmt in zip(outputs, (*formats, *[1] * hidden), strict=True):
         if column is None:
             columns.append(None)
             continue
@@ -296,6 +318,9 @@ def result_rows(
             columns.append((codec, ROW_CALL, _renderer(column.type, ctx)))
     rows = ResultRows(columns, text_input)
     rows.outputs = outputs
+    if check is not None:
+        assert operands is not None
+        rows.filter(hidden, row_test(check, operands))
     return rows
 
 

@@ -177,3 +177,81 @@ def test_a_dropped_column_takes_its_generated_columns_along() -> None:
 def test_layout_p_has_no_keys() -> None:
     with pytest.raises(Refusal, match="key"):
         plan("CREATE TABLE n (id int, flat text UNIQUE)")
+
+
+# -- searches that opened rows are tested for ------------------------------------------------------
+
+
+def recheck(sql: str) -> str:
+    found = shown(sql)
+    return found.replace("sealgate recheck ", "#")
+
+
+@pytest.mark.parametrize(("sql", "want"), [
+    ("SELECT id FROM t WHERE name LIKE $1", "SELECT id, name AS #0 FROM t WHERE (name__mx @> $1)"),
+    ("SELECT id FROM t WHERE id > 1 AND (t.name) ILIKE 'ab%' ORDER BY id",
+     "SELECT id, t.name AS #0 FROM t WHERE id > 1 AND (t.name__mx @> <match:>) ORDER BY id"),
+    ("SELECT id FROM t WHERE name::text LIKE '%' || $1 || '%'",
+     "SELECT id, name AS #0 FROM t WHERE (name__mx @> $1)"),
+    ("SELECT id FROM t WHERE UPPER(name::text) LIKE UPPER('%x%') OR name LIKE 'abc' ESCAPE '!'",
+     "SELECT id, name AS #0 FROM t WHERE (name__mx @> <match:>) OR (name__mx @> <match:>)"),
+    ("SELECT * FROM t a WHERE a.pay BETWEEN $1 AND 500",
+     "SELECT a.id, a.mail, a.age, a.born, a.pay, a.name, a.bare, a.flat, a.pay AS #0 FROM t a "
+     "WHERE (a.pay__rx = ANY ($1))"),
+    ("SELECT id FROM t WHERE pay >= $1 AND pay < $2 AND id = $3",
+     "SELECT id, pay AS #0 FROM t WHERE (pay__rx = ANY ($1)) AND true AND id = $2"),
+    ("SELECT id FROM t WHERE 5 > pay", "SELECT id, pay AS #0 FROM t WHERE (pay__rx = ANY (<buckets:>))"),
+    ("SELECT lower(bare_id) FROM (SELECT 'x' AS bare_id) s, t WHERE pay = 5", None),
+    ("SELECT id FROM t WHERE (pay > 5 OR name LIKE '%abc%') AND id IS DISTINCT FROM 3",
+     "SELECT id, pay AS #0, name AS #1 FROM t WHERE ((pay__rx = ANY (<buckets:>)) OR "
+     "(name__mx @> <match:>)) AND id IS DISTINCT FROM 3"),
+])  # fmt: skip
+def test_rechecked(sql: str, want: str | None) -> None:
+    if want is None:
+        with pytest.raises(Refusal, match="FROM"):
+            plan(sql)
+        return
+    assert recheck(sql) == want
+
+
+def test_a_rechecked_plan_hides_its_columns_and_keeps_the_clients_parameters() -> None:
+    made = plan("SELECT id, pay FROM t WHERE pay >= $2 AND pay < $1 AND id = $3 AND name LIKE $4")
+    assert made.outputs == (None, PAY, PAY, NAME)
+    assert made.visible == (None, PAY)
+    assert [c.oid for c in made.client_params] == [1700, 1700, 0, 25]
+    assert [(p.client_index, p.use, p.server_oid) for p in made.params] == [
+        (1, Use.BUCKETS, 1001), (2, Use.PASS, 0), (3, Use.MATCH, 1009)]  # fmt: skip
+    assert made.check is not None
+    assert made.check.columns == (PAY, NAME)
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT count(*) FROM t WHERE name LIKE 'abc%'", "SELECT id FROM t WHERE name LIKE 'abc%' LIMIT 5",
+    "SELECT DISTINCT id FROM t WHERE pay > 5", "SELECT id FROM t WHERE pay > 5 OR id = 3",
+    "SELECT id FROM t WHERE NOT name LIKE 'abc%'", "SELECT id FROM t WHERE name NOT LIKE 'abc%'",
+    "DELETE FROM t WHERE pay > 5", "UPDATE t SET id = 1 WHERE name LIKE 'abc%'",
+    "SELECT id FROM (SELECT id FROM t WHERE pay > 5) s", "INSERT INTO t (id) SELECT id FROM t WHERE pay > 5",
+    "SELECT id FROM t WHERE pay > 5 UNION ALL SELECT 1", "SELECT max(id) FROM t WHERE pay > 5",
+    "SELECT id FROM t WHERE pay > 5 FOR UPDATE",
+    "WITH s AS (SELECT id FROM t WHERE pay > 5) SELECT id FROM s",
+    "SELECT id FROM t WHERE id IN (SELECT id FROM t WHERE name LIKE 'abc%')",
+    "SELECT id FROM t GROUP BY id HAVING min(id) > 3 AND pay > 5", "SELECT id FROM t WHERE bare LIKE 'abc%'",
+    "SELECT id FROM t JOIN t u ON u.pay > 5", "SELECT id FROM t WHERE pay NOT BETWEEN 1 AND 2",
+    "SELECT generate_series(1, 3) FROM t WHERE pay > 5", "SELECT id, rank() OVER () FROM t WHERE pay > 5",
+    "SELECT id FROM t WHERE name LIKE ANY (ARRAY['a'])", "SELECT id FROM t WHERE name SIMILAR TO 'a'",
+    "SELECT id FROM t WHERE name ~ 'a'", "SELECT id FROM t WHERE pay < bare", "SELECT id FROM t ORDER BY pay",
+    "SELECT id FROM t WHERE name LIKE mail", "COPY (SELECT id FROM t WHERE pay > 5) TO STDOUT",
+    "DECLARE c CURSOR FOR SELECT id FROM t WHERE pay > 5",
+    "SELECT id FROM t WHERE pay > 5 FETCH FIRST ROW ONLY",
+    "CREATE TABLE x AS SELECT id FROM t WHERE pay > 5", "SELECT 'x' FROM t WHERE (pay > 5) IS TRUE",
+    "SELECT id FROM t WHERE pay <> 5", "SELECT id FROM t WHERE pay IN (5)",
+])  # fmt: skip
+def test_refused_where_the_superset_would_show(sql: str) -> None:
+    with pytest.raises(Refusal):
+        plan(sql)
+
+
+def test_explain_of_a_rechecked_search_shows_the_servers_plan() -> None:
+    made = plan("EXPLAIN SELECT id FROM t WHERE pay > 5")
+    assert made.check is None
+    assert made.outputs is None
