@@ -192,6 +192,7 @@ class Expressions:
             node = node.type_cast.arg
         if len(wanted) > 1 or wanted and type_oid == NUMBER and kind(node) == "a_const" and (
             node.a_const.WhichOneof("val") == "fval" and not wanted & _FRACTIONS
+            and not node.a_const.fval.fval.lstrip("+-").isdigit()
         ):  # fmt: skip
             raise refuse("cast", column, "these casts", max(node.a_const.location, 0) + 1)
         return wanted.pop() if wanted else type_oid
