@@ -64,8 +64,8 @@ def pgbench(port: int, stand: Stand, script: list[str], seconds: int, clients: i
     return float(found[1])
 
 
-def prepare(stand: Stand, folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Fills the tables; returns workload -> target kind -> pgbench's script arguments."""
+def fill(stand: Stand) -> None:
+    """Makes and fills every table of the workloads, in clear and protected."""
     env = {**os.environ, "PGPASSWORD": stand.pg_password}
     subprocess.run(
         [
@@ -106,6 +106,11 @@ def prepare(stand: Stand, folder: Path) -> dict[str, dict[str, list[str]]]:
                 )
     with psycopg.connect(stand.dsn(stand.pg_port), autocommit=True) as c:
         c.execute("ANALYZE points_clear, points")
+
+
+def prepare(stand: Stand, folder: Path) -> dict[str, dict[str, list[str]]]:
+    """Fills the tables; returns workload -> target kind -> pgbench's script arguments."""
+    fill(stand)
 
     def script(name: str, sql: str) -> list[str]:
         path = folder / f"{name}.sql"

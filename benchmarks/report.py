@@ -1,6 +1,7 @@
 """`./run bench`: every claim of speed in one run, as ratios with spread, the marks beside.
 
-Options: `--rounds N`, `--seconds N` a pgbench run, `--only native,postgres,s3`, `--json FILE`.
+Options: `--rounds N`, `--seconds N` a pgbench run, `--only native,plans,postgres,copy,memory,s3`,
+`--rows N` of COPY, `--json FILE`.
 """
 
 import argparse
@@ -9,7 +10,14 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks import bench_native, bench_postgres, bench_s3
+from benchmarks import (
+    bench_copy,
+    bench_memory,
+    bench_native,
+    bench_plans,
+    bench_postgres,
+    bench_s3,
+)
 from benchmarks.measure import Series
 from benchmarks.stand import Stand
 
@@ -21,8 +29,8 @@ def median_cpu(results: Results, workload: str, target: str) -> float | None:
     return statistics.median(series.cpu) if series and series.cpu else None
 
 
-def marks(results: Results) -> list[str]:
-    """The first marks of the ground floor, each with what this run gave."""
+def marks(results: Results, figures: dict[str, float]) -> list[str]:
+    """The marks, each with what this run gave; what was not run is said."""
     lines = []
 
     def mark(text: str, value: float | None, limit: float, low: bool) -> None:
@@ -49,6 +57,16 @@ def marks(results: Results) -> list[str]:
         1.0,
         True,
     )
+    for workload in ("read by key, prepared", "search, prepared"):
+        mark(f"{workload}, CPU of PgBouncer's <= 1.5", cpu_ratio(workload, "pgbouncer"), 1.5, True)
+    mark("plan cache hit <= 2 us", figures.get("plan, L0 (the same text again)"), 2, True)
+
+    def ratio(one: str, other: str) -> float | None:
+        return figures[one] / figures[other] if one in figures and other in figures else None
+
+    mark("COPY in of direct >= 0.5", ratio("in sealgate", "in direct"), 0.5, False)
+    mark("COPY out of direct >= 0.5", ratio("out sealgate", "out direct"), 0.5, False)
+    mark("COPY in, times pgcrypto >= 5", ratio("in sealgate", "in pgcrypto"), 5, False)
     mark(
         "GET 64 MiB, CPU of HAProxy's in clear <= 1.0", cpu_ratio("GET 64 MiB", "haproxy"), 1, True
     )
@@ -63,14 +81,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--only", default="native,postgres,s3")
+    parser.add_argument("--only", default="native,plans,postgres,copy,memory,s3")
+    parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     only = set(options.only.split(","))
     results: Results = {}
+    figures: dict[str, float] = {}
     if "native" in only:
         bench_native.main()
-    if only & {"postgres", "s3"}:
+    if "plans" in only:
+        text, plans = bench_plans.run()
+        print(text, end="\n\n", flush=True)
+        figures |= plans
+    if only & {"postgres", "copy", "memory", "s3"}:
         with tempfile.TemporaryDirectory() as tmp:
             folder = Path(tmp)
             folder.chmod(0o755)
@@ -79,11 +103,20 @@ def main() -> None:
                     text, part = bench_postgres.run(stand, options.rounds, options.seconds)
                     print(text, end="\n\n", flush=True)
                     results |= part
+                if "copy" in only:
+                    text, copied = bench_copy.run(stand, min(options.rounds, 3), options.rows)
+                    print(text, end="\n\n", flush=True)
+                    figures |= copied
+                if "memory" in only:
+                    bench_postgres.fill(stand)
+                    text, memory = bench_memory.run(stand)
+                    print(text, end="\n\n", flush=True)
+                    figures |= memory
                 if "s3" in only:
                     text, part = bench_s3.run(stand, options.rounds)
                     print(text, end="\n\n", flush=True)
                     results |= part
-    print("\n".join(marks(results)))
+    print("\n".join(marks(results, figures)))
     if options.json:
         options.json.write_text(
             json.dumps(

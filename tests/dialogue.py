@@ -148,6 +148,12 @@ def error(sqlstate: str = "22012", severity: str = "ERROR") -> bytes:
     return msg("E", f"S{severity}\0V{severity}\0C{sqlstate}\0Mbad\0\0".encode())
 
 
+def settings_answer(path: str = '"$user", public') -> bytes:
+    """The server's answer to the session's own question, up to ReadyForQuery."""
+    text = f"app\n1\nhex\nDefault\n{path}".encode()
+    return msg("1") + msg("2") + row(text) + msg("C", b"SELECT 1\0") + msg("3") + msg("3")
+
+
 SYNC = msg("S")
 READY = msg("Z", b"I")
 
@@ -174,9 +180,7 @@ class Dialogue:
 
     def settings(self, path: str = '"$user", public', ready: bytes = READY) -> str:
         """Answers the session's own question; returns what the client got of it."""
-        text = f"app\n1\nhex\nDefault\n{path}".encode()
-        complete = msg("1") + msg("2") + row(text) + msg("C", b"SELECT 1\0") + msg("3") + msg("3")
-        return kinds(self.server(complete + ready))
+        return kinds(self.server(settings_answer(path) + ready))
 
     def client(self, data: bytes) -> list[tuple[str, bytes]]:
         """The client sends; returns what the server gets."""

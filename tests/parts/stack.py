@@ -126,6 +126,7 @@ class Stack:
 
         columns = [column("people", n, t, e) for n, (t, e) in PEOPLE.items()]
         columns += [column("wide_sealed", n, "text", False) for n in "ab"]
+        columns += [column("copy_sealed", n, "text", False) for n in "ab"]
         columns += [column("points", "code", "int4", True), column("points", "name", "text", False)]
         columns.append(
             column("orders", "email", "text", True)
