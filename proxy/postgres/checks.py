@@ -14,7 +14,7 @@ from proxy.postgres import like
 from proxy.postgres.messages import format_of
 from proxy.postgres.plan import Check, Junction, Leaf, Operand, Test
 from proxy.postgres.ranks import Bounds, operand_bounds, ranks
-from proxy.postgres.snapshot import ProtectedColumn
+from proxy.postgres.snapshot import INT8, ProtectedColumn
 from proxy.postgres.types.base import DataError, TextContext
 from proxy.postgres.types.operands import NUMBER, type_of_number
 from proxy.postgres.types.registry import codec_for
@@ -69,6 +69,18 @@ class Operands:
         )
         return plain.decode()
 
+    def count(self, operand: Operand | None, word: str, negative: str) -> int | None:
+        """As the number of rows behind LIMIT or OFFSET; None for NULL or nothing. DataError."""
+        raw, fmt, oid = self.raw(operand) if operand is not None else (None, 0, 0)
+        if raw is None:
+            return None
+        kind = codec_for(INT8)
+        plain = kind.parse(raw, self.ctx, -1) if fmt == 0 else kind.coerce(raw, oid or INT8, -1)
+        number = int.from_bytes(plain, "big", signed=True)
+        if number < 0:
+            raise DataError(negative, f"{word} must not be negative")
+        return number
+
     def bounds(self, operand: Operand, column: ProtectedColumn) -> Bounds | None:
         """As ranks; None for NULL. DataError."""
         raw, fmt, oid = self.raw(operand)
@@ -78,8 +90,25 @@ class Operands:
 
 
 def row_test(check: Check, operands: Operands) -> RowTest:
-    """Whether a row stays, by the plaintexts of the check's columns. DataError for a bad operand."""
-    return _test(check.test, check.columns, operands)
+    """Whether a row stays, by the plaintexts of the check's columns; asked once for each row, in their
+    order, since it also counts LIMIT and OFFSET. DataError for a bad operand."""
+    test = _test(check.test, check.columns, operands)
+    skip = operands.count(check.offset, "OFFSET", "2201X") or 0
+    limit = operands.count(check.limit, "LIMIT", "2201W")
+    return test if not skip and limit is None else _counted(test, skip, limit)
+
+
+def _counted(test: RowTest, skip: int, limit: int | None) -> RowTest:
+    seen = 0
+
+    def counted(row: Row) -> bool:
+        nonlocal seen
+        if limit is not None and seen >= skip + limit or not test(row):
+            return False
+        seen += 1
+        return seen > skip
+
+    return counted
 
 
 def _test(test: Test, columns: Sequence[ProtectedColumn], operands: Operands) -> RowTest:

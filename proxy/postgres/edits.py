@@ -12,6 +12,7 @@ from proxy.postgres.plan import (
     How,
     Junction,
     Literal,
+    Operand,
     ParamTarget,
     Segment,
     Test,
@@ -44,7 +45,8 @@ class Edits:
         self.columns: set[ProtectedColumn] = set()
         self._spans: list[tuple[int, int, tuple[Piece, ...]]] = []
         self._passed: dict[int, tuple[int, int]] = {}  # start of a bare $n -> (number, end)
-        self._absorbed: dict[int, ProtectedColumn] = {}
+        self._absorbed: dict[int, int] = {}
+        self.limits: tuple[Operand | None, Operand | None] = (None, None)  # LIMIT, OFFSET
         self.checks: list[Test] = []  # of rows, all of which must hold
         self.check_columns: list[ProtectedColumn] = []
         self.final: tuple[tuple[int, int, tuple[Segment, ...]], ...] = ()  # known after `result`
@@ -66,11 +68,12 @@ class Edits:
         """What opened rows must fulfil; None: nothing."""
         if not self.checks:
             return None
-        return Check(tuple(self.check_columns), Junction(True, tuple(self.checks)))
+        test = Junction(True, tuple(self.checks))
+        return Check(tuple(self.check_columns), test, *self.limits)
 
-    def absorb(self, number: int, column: ProtectedColumn) -> None:
-        """$number is read for a list of tokens of the column, whose parameter it may not be."""
-        self._absorbed[number] = column
+    def absorb(self, number: int, oid: int) -> None:
+        """$number is read here, as a value of this type, and need not be one of the server's."""
+        self._absorbed[number] = oid
 
     def param(self, start: int, end: int, number: int) -> None:
         """An occurrence of $number that goes through as it is."""
@@ -102,7 +105,7 @@ _Numbers = dict[tuple[int, _FullRole], int]  # (client's number, role) -> the se
 
 
 def _numbered(
-    pieces: list[Piece], oids: Sequence[int], absorbed: dict[int, ProtectedColumn]
+    pieces: list[Piece], oids: Sequence[int], absorbed: dict[int, int]
 ) -> tuple[_Numbers, tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
     roles: dict[int, list[_FullRole]] = {}
     for piece in pieces:
@@ -125,12 +128,10 @@ def _numbered(
             targets.append(_target(number, roles[number], role, oids))
             numbers[number, role] = len(targets)
     for number in range(1, count + 1):
-        fed: list[_FullRole] = (
-            [(Use.BUCKETS, absorbed[number], None)] if number in absorbed else [_PASS]
-        )
-        wanted = roles.get(number, fed)
+        wanted = roles.get(number, [_PASS])
         passed = numbers.get((number, _PASS), 0) - 1
-        clients.append(ClientParam(_client_oid(number, wanted, oids), passed))
+        oid = _client_oid(number, wanted, oids)
+        clients.append(ClientParam(oid or (0 if passed >= 0 else absorbed.get(number, 0)), passed))
     return numbers, tuple(targets), tuple(clients)
 
 

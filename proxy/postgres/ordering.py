@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from proxy.postgres.expressions import Expressions
 
 COMPARISONS = ("<", "<=", ">", ">=")
-_TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_EQUAL = ("=", "<>")  # without an equality tag; tokens are equal where values are
+_TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "<>": "<>"}
 _BOUNDS = {
     "<": (Use.ORDER_START, Use.ORDER_LT),
     "<=": (Use.ORDER_START, Use.ORDER_LE),
     ">": (Use.ORDER_GT, Use.ORDER_END),
     ">=": (Use.ORDER_GE, Use.ORDER_END),
+    "=": (Use.ORDER_GE, Use.ORDER_LE),
+    "<>": (Use.ORDER_GE, Use.ORDER_LE),
 }
 # A_Expr_Kind
 _OP, _BETWEEN, _NOT_BETWEEN, _BETWEEN_SYM, _NOT_BETWEEN_SYM = 1, 11, 12, 13, 14
@@ -53,7 +56,8 @@ class Ordering:
                 raise refuse("<", column, "BETWEEN this column", position)
             self._between(form == _NOT_BETWEEN, left, right, scope, tokens, position)
             return True
-        if form != _OP or operator not in COMPARISONS:
+        equal = operator in _EQUAL and not column.equality
+        if form != _OP or not (operator in COMPARISONS or equal):
             return False
         if one is not None and other is not None:
             self._two_columns(left, right, one, other, scope)
@@ -96,8 +100,9 @@ class Ordering:
         low, high = (self._pieces(operand, column, use, position) for use in _BOUNDS[operator])
         start, end = self._span(both, column, position)
         self._of.edits.columns.add(column)
+        lead = b"NOT (" if operator == "<>" else b"("
         self._of.edits.replace(
-            start, end, b"(" + place + b" >= ", low, b" AND " + place + b" < ", high, b")"
+            start, end, lead + place + b" >= ", low, b" AND " + place + b" < ", high, b")"
         )
 
     def _between(

@@ -5,17 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.crypto.folding import TRANSFORMS
+from proxy.postgres import like
 from proxy.postgres.edits import ParamRole
 from proxy.postgres.grammar import Node, kind, strings, type_text
-from proxy.postgres.indexing import TRANSFORM, tokens_of
+from proxy.postgres.indexing import EQUALITY, TRANSFORM, tokens_of
 from proxy.postgres.names import Scope
 from proxy.postgres.plan import Literal, Use
 from proxy.postgres.predicates import refuse
-from proxy.postgres.snapshot import ProtectedColumn
+from proxy.postgres.snapshot import TEXT, VARCHAR, ProtectedColumn
 
 if TYPE_CHECKING:
     from proxy.postgres.expressions import Expressions
 
+_LIKES = {
+    "~~": (EQUALITY, Use.LIKE_TAG, b" = "),
+    "!~~": (EQUALITY, Use.LIKE_TAG, b" <> "),
+    "~~*": (TRANSFORM, Use.ILIKE_TAG, b" = "),
+    "!~~*": (TRANSFORM, Use.ILIKE_TAG, b" <> "),
+}
 _NO_OP_CASTS = frozenset({"text", "varchar"})
 
 
@@ -80,6 +87,8 @@ class Patterns:
         self, form: int, operator: str, left: Node, right: Node, scope: Scope, position: int
     ) -> bool:
         """Whether this was a comparison of a transformed column; then the edits are made."""
+        if operator in _LIKES and form in (1, 8, 9):
+            return self._like(operator, left, right, scope, position)
         one, other = self.transformed(left, scope), self.transformed(right, scope)
         found = one or other
         if found is None:
@@ -99,6 +108,30 @@ class Patterns:
         operand = right if one is not None else left
         for item in operand.list.items if form == 7 else [operand]:
             self._operand(item, column, position)
+        return True
+
+    def _like(self, operator: str, left: Node, right: Node, scope: Scope, position: int) -> bool:
+        """A pattern without wildcards is a comparison of whole values: LIKE by the equality tag, ILIKE
+        by that of `lower`. Whether a parameter is one is known when it is bound."""
+        purpose, use, sign = _LIKES[operator]
+        column = self._of.peek(left, scope)
+        tokens = tokens_of(column, purpose) if column is not None else None
+        if column is None or tokens is None or column.type.oid not in (TEXT, VARCHAR):
+            return False
+        if purpose == TRANSFORM and TRANSFORMS[column.search.transform].function != "lower":
+            return False
+        found = self._of.operand_piece(right, column, use)
+        if found is None:
+            return False
+        start, end, piece = found
+        if isinstance(piece, Literal):
+            wild = any(c in piece.text for c in (b"%", b"_"))
+            if wild and len(like.pieces(like.parse(piece.text.decode(), "\\"))) > 1:
+                return False
+        place = self._of.tokens_text(left, scope, tokens)
+        span = self._of.widened(*self._of.span(left.column_ref), start, end, column, position)
+        self._of.edits.columns.add(column)
+        self._of.edits.replace(*span, place + sign, piece)
         return True
 
     def _tags(self, node: Node, found: tuple[ProtectedColumn, Node], scope: Scope) -> None:

@@ -21,6 +21,8 @@ class Use(Enum):
     STORE_ARRAY = "store_array"  # array of the declared type -> bytea[] of sealed values
     TRANSFORM = "transform"  # tag of the transformed value, bytea (16 bytes)
     TRANSFORMED = "transformed"  # tag of a value that is compared with transformed ones
+    LIKE_TAG = "like_tag"  # tags of a pattern that has no wildcard
+    ILIKE_TAG = "ilike_tag"
     ORDER_LT = "order_lt"  # bounds among order tokens, bytea: below it lies what is less, ...
     ORDER_LE = "order_le"
     ORDER_GT = "order_gt"  # ... and from it on what is greater
@@ -92,6 +94,8 @@ class Check:
 
     columns: tuple[ProtectedColumn, ...]
     test: Test
+    limit: Operand | None = None  # counted here, since the server's rows are a superset
+    offset: Operand | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,13 @@ from proxy.postgres.indexing import EQUALITY, MATCH, ORDER, RANGE, IndexColumn, 
 from proxy.postgres.names import Scope
 from proxy.postgres.plan import Bound, Junction, Leaf, Literal, Operand, Pattern, Test, Use
 from proxy.postgres.predicates import refuse
-from proxy.postgres.snapshot import ProtectedColumn
+from proxy.postgres.snapshot import INT8, ProtectedColumn
 
 if TYPE_CHECKING:
     from proxy.postgres.expressions import Expressions
 
 _AND, _OR = 1, 2  # BoolExprType
+_WITH_TIES = 3  # LimitOption
 _OP, _LIKE, _ILIKE, _BETWEEN = 1, 8, 9, 11  # A_Expr_Kind
 _SIGNS = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "="}  # and turned round
 _CASES = ("lower", "upper")
@@ -90,6 +91,11 @@ class Rechecks:
         tests = [self._emit(t, scope) for t in self._merged([t for t in trees if t is not None])]
         self._of.edits.checks += tests
         self._ask(statement)
+        column = self._references[0][1]
+        self._of.edits.limits = (
+            self._limit(statement.limit_count, "limit", column),
+            self._limit(statement.limit_offset, "offset", column),
+        )
         columns = [column for _, column in self._references]
         self._of.edits.check_columns += columns
         return columns
@@ -98,7 +104,7 @@ class Rechecks:
 
     def _allowed(self, statement: Node, scope: Scope, column: ProtectedColumn) -> None:
         around = (
-            ("LIMIT", statement.limit_count.ByteSize() or statement.limit_offset.ByteSize()),
+            ("WITH TIES", statement.limit_option == _WITH_TIES),
             ("DISTINCT", len(statement.distinct_clause)),
             ("GROUP BY", len(statement.group_clause) or statement.having_clause.ByteSize()),
             ("a window", len(statement.window_clause)),
@@ -141,6 +147,26 @@ class Rechecks:
             for i, (reference, _) in enumerate(self._references)
         ]
         self._of.edits.replace(at, at, *asked)
+
+    def _limit(self, node: Node, word: str, column: ProtectedColumn) -> Operand | None:
+        """LIMIT and OFFSET are taken out of the text: they count the rows that stay."""
+        if not node.ByteSize():
+            return None
+        number = kind(node) == "a_const" and node.a_const.WhichOneof("val") == "ival"
+        nothing = kind(node) == "a_const" and node.a_const.isnull
+        text = self._of.text
+        message = inner(node)
+        index = text.at(message.location)
+        plain = number or nothing or kind(node) == "param_ref"
+        if not plain or text.word(index - 1) != word or text.word(index + 1) in ("row", "rows"):
+            raise refuse("recheck", column, f"this search below this {word.upper()}")
+        self._of.edits.replace(text.starts[index - 1], text.ends[index])
+        if nothing:
+            return None
+        if number:
+            return Operand(str(node.a_const.ival.ival).encode())
+        self._of.edits.absorb(node.param_ref.number, INT8)
+        return Operand(parameter=node.param_ref.number - 1)
 
     def _hidden(self, node: Node, column: ProtectedColumn) -> int:
         """Number of the output that brings this column reference."""
@@ -338,7 +364,7 @@ class Rechecks:
         if numbers:
             piece = ParamRole(numbers[0] + 1, (use, tree.column), how)
             for number in numbers[1:]:
-                self._of.edits.absorb(number + 1, tree.column)
+                self._of.edits.absorb(number + 1, tree.column.type.oid)
         place = self._of.tokens_text(tree.reference, scope, tokens)
         if use is Use.MATCH:
             self._of.edits.replace(tree.start, tree.end, b"(" + place + b" @> ", piece, b")")

@@ -139,7 +139,7 @@ def test_comparisons_by_order(pair: Pair, name: str, kind: str) -> None:
     draw = random.Random(SEED + 1)
     for _ in range(12):
         v, w = value_of(kind, draw), value_of(kind, draw)
-        for sign in ("<", "<=", ">", ">="):
+        for sign in ("<", "<=", ">", ">=", "=", "<>"):
             pair.same(
                 f"SELECT id, {name} FROM {{t}} WHERE {name} {sign} %s::{kind} ORDER BY id", [v]
             )
@@ -195,6 +195,13 @@ def test_operands_that_no_value_of_the_column_can_be(pair: Pair) -> None:
         pair.same(
             f"SELECT id FROM {{t}} WHERE {sql} ORDER BY id", [value], binary=True, forms=False
         )
+
+
+def test_a_wildcard_in_a_parameter_is_refused_when_it_is_bound(pair: Pair) -> None:
+    pair.through.execute("CREATE TABLE IF NOT EXISTS words (id int, lower text, upper text, nfc text)")
+    for like in ("LIKE", "NOT ILIKE"):
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="wildcards"):
+            pair.through.execute(f"SELECT id FROM words WHERE lower {like} %s", ["a%"])
 
 
 def test_a_bad_operand_has_the_servers_own_error(pair: Pair) -> None:
@@ -272,6 +279,14 @@ def test_transformed_equality(pair: Pair, table: str, transform: str, call: str)
             assert pair.through.execute(sql, [word]).fetchall() == want, (sql, word)
             cursor = psycopg.ClientCursor(pair.through)
             assert cursor.execute(sql, [word]).fetchall() == want, (sql, word)
+        if transform == "lower":
+            pattern = word.replace("\\", "\\\\").replace("_", "\\_")
+            for like in ("LIKE", "NOT LIKE", "ILIKE", "NOT ILIKE"):
+                want = pair.direct.execute(
+                    f'SELECT id FROM w WHERE c COLLATE "pg_c_utf8" {like} %s ORDER BY 1', [pattern]
+                ).fetchall()
+                sql = f"SELECT id FROM {table} WHERE lower {like} %s ORDER BY 1"
+                assert pair.through.execute(sql, [pattern]).fetchall() == want, (sql, word)
         exact = pair.through.execute(
             f"SELECT id FROM {table} WHERE {transform} = %s", [word]
         ).fetchall()

@@ -200,6 +200,19 @@ def test_the_completion_counts_the_rows_that_stay(pair: Pair) -> None:
     assert [d.name for d in simple.description] == ["id"], "the hidden column is not described"
 
 
+def test_limit_and_offset_count_the_rows_that_stay(pair: Pair) -> None:
+    for tail in ("LIMIT 3", "LIMIT 3 OFFSET 2", "OFFSET 4", "LIMIT 0", "LIMIT ALL", "OFFSET 1 LIMIT 2"):
+        for binary in (False, True):
+            sql = f"SELECT id, gram FROM {{t}} WHERE gram LIKE %s ORDER BY id {tail}"
+            pair.same(sql, ["%ana%"], binary=binary)
+    for limit, offset in ((5, 0), (None, 3), (1, 1000), (7, 7)):
+        pair.same("SELECT id FROM {t} WHERE day < %s ORDER BY id DESC LIMIT %s OFFSET %s",
+                  [date(2000, 6, 1), limit, offset])  # fmt: skip
+    for connection, table in ((pair.direct, "plain"), (pair.through, "sealed")):
+        with pytest.raises(psycopg.errors.InvalidRowCountInLimitClause):
+            connection.execute(f"SELECT id FROM {table} WHERE gram LIKE %s LIMIT %s", ["%ana%", -1])
+
+
 async def test_a_driver_that_describes_and_reads_in_batches(
     stack: tuple[Postgres, Pair, Tap], pair: Pair
 ) -> None:

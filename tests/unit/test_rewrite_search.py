@@ -6,7 +6,7 @@ import postgast
 import pytest
 
 from proxy.crypto.tokens import Buckets, Match, Search
-from proxy.postgres.plan import Literal, Refusal, SessionContext, Use
+from proxy.postgres.plan import Literal, Operand, Refusal, SessionContext, Use
 from proxy.postgres.rewrite import Planner
 from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, Snapshot
 from proxy.postgres.types.registry import resolve
@@ -66,6 +66,9 @@ def body(sql: str) -> str:
     ("lower(mail) IS DISTINCT FROM $1", "mail__lx IS DISTINCT FROM $1"),
     ("mail = $1 AND lower(mail) = lower($1)", "mail__bx = $1 AND mail__lx = $2"),
     ("upper(flat) = 'A'", "substring(flat from 22 for 16) = <transformed:A>"),
+    ("mail LIKE 'a\\_b'", "mail__bx = <like_tag:a\\_b>"),
+    ("mail NOT ILIKE $1", "mail__lx <> $1"),
+    ("(mail) ILIKE ('x')", "mail__lx = <ilike_tag:x>"),
     ("flat = 'a'", "substring(flat from 4 for 16) = <tag:a>"),
 ])  # fmt: skip
 def test_transformed(sql: str, want: str) -> None:
@@ -83,6 +86,8 @@ def test_transformed(sql: str, want: str) -> None:
      "(born__ox >= <order_gt:2001-01-01> AND born__ox < <order_end:2001-01-01>)"),
     ("NOT age < NULL", "NOT (age__ox >= NULL AND age__ox < NULL)"),
     ("t.age <= $1::bigint", "(t.age__ox >= $1 AND t.age__ox < $2)"),
+    ("age = $1 OR 5 <> age", "(age__ox >= $1 AND age__ox < $2) OR "
+     "NOT (age__ox >= <order_ge:5> AND age__ox < <order_le:5>)"),
     ("born = $1 AND born > $1", "born__bx = $1 AND (born__ox >= $2 AND born__ox < $3)"),
 ])  # fmt: skip
 def test_ordered(sql: str, want: str) -> None:
@@ -123,12 +128,13 @@ def test_one_parameter_feeds_both_bounds_and_the_client_sees_one() -> None:
     "SELECT lower(mail) FROM t", "SELECT id FROM t WHERE lower(mail) > 'a'",
     "SELECT id FROM t WHERE lower(mail) = lower(flat)", "SELECT id FROM t WHERE lower(mail) = mail",
     "SELECT id FROM t WHERE lower(mail || 'x') = 'a'", "SELECT id FROM t WHERE lower(mail) = upper($1)",
+    "SELECT id FROM t WHERE mail LIKE 'a%'", "SELECT id FROM t WHERE flat ILIKE 'a'",
     "SELECT id FROM t WHERE mail < 'a'", "SELECT id FROM t ORDER BY mail", "SELECT min(mail) FROM t",
     "SELECT age FROM t GROUP BY age ORDER BY age", "SELECT DISTINCT born FROM t ORDER BY born",
     "SELECT id FROM t ORDER BY age USING <", "SELECT age FROM t UNION ALL SELECT age FROM t ORDER BY age",
     "SELECT max(age) OVER () FROM t", "SELECT id FROM t WHERE age < id", "SELECT id FROM t WHERE age < born",
     "SELECT id FROM t WHERE 5 BETWEEN age AND 7", "SELECT id FROM t WHERE age + 1 < 5",
-    "SELECT id FROM t WHERE age = 5", "SELECT age__ox FROM t", "SELECT mail__lx FROM t",
+    "SELECT id FROM t WHERE age IN (5)", "SELECT age__ox FROM t", "SELECT mail__lx FROM t",
     "SELECT sum(age) FROM t", "SELECT id FROM t WHERE max(age) > 5",
     "SELECT age AS a, id AS a FROM t ORDER BY a",
     "INSERT INTO t (bare) SELECT mail FROM t", "SELECT id FROM t WHERE age < ANY($1)",
@@ -226,7 +232,9 @@ def test_a_rechecked_plan_hides_its_columns_and_keeps_the_clients_parameters() -
 
 
 @pytest.mark.parametrize("sql", [
-    "SELECT count(*) FROM t WHERE name LIKE 'abc%'", "SELECT id FROM t WHERE name LIKE 'abc%' LIMIT 5",
+    "SELECT count(*) FROM t WHERE name LIKE 'abc%'", "SELECT id FROM t WHERE name LIKE 'abc%' LIMIT id",
+    "SELECT id FROM t WHERE pay > 5 ORDER BY id FETCH FIRST 3 ROWS WITH TIES",
+    "SELECT id FROM t WHERE pay > 5 OFFSET 3 ROWS", "PREPARE p AS SELECT id FROM t WHERE pay > 5",
     "SELECT DISTINCT id FROM t WHERE pay > 5", "SELECT id FROM t WHERE pay > 5 OR id = 3",
     "SELECT id FROM t WHERE NOT name LIKE 'abc%'", "SELECT id FROM t WHERE name NOT LIKE 'abc%'",
     "DELETE FROM t WHERE pay > 5", "UPDATE t SET id = 1 WHERE name LIKE 'abc%'",
@@ -249,6 +257,17 @@ def test_a_rechecked_plan_hides_its_columns_and_keeps_the_clients_parameters() -
 def test_refused_where_the_superset_would_show(sql: str) -> None:
     with pytest.raises(Refusal):
         plan(sql)
+
+
+def test_limit_and_offset_are_counted_here() -> None:
+    sql = "SELECT id FROM t WHERE pay > $1 ORDER BY id LIMIT $3 OFFSET 20"
+    assert recheck(sql) == "SELECT id, pay AS #0 FROM t WHERE (pay__rx = ANY ($1)) ORDER BY id  "
+    made = plan(sql + ";")
+    assert made.check is not None
+    assert (made.check.limit, made.check.offset) == (Operand(parameter=2), Operand(b"20"))
+    assert [c.oid for c in made.client_params] == [1700, 0, 20]
+    assert [p.client_index for p in made.params] == [0, 1]
+    assert recheck("SELECT id FROM t WHERE pay > 5 OFFSET 1 LIMIT ALL").endswith("(<buckets:>))  ")
 
 
 def test_explain_of_a_rechecked_search_shows_the_servers_plan() -> None:
