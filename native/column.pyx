@@ -49,6 +49,7 @@ cdef class ColumnCodec:
     cdef int _n, _active
     cdef uint32_t _epoch
     cdef list _handles, _given
+    cdef set _index_keys   # slots and generations of the index keys, each once
     cdef uint8_t* _aad     # what is bound of the value, then the tail
     cdef Py_ssize_t _aad_room, _aad_bound
     cdef bytes _tail       # domain, type OID, token descriptor
@@ -88,6 +89,7 @@ cdef class ColumnCodec:
         self._epoch = sg_epoch
         self._handles = []
         self._given = []
+        self._index_keys = set()
         self._equality = equality
         self._transform[0] = <uint8_t>(<int>transform_id >> 8)
         self._transform[1] = <uint8_t>(<int>transform_id & 0xFF)
@@ -175,6 +177,7 @@ cdef class ColumnCodec:
         self._given.append(seal)
         if equality is not None:
             self._given.append(equality)
+            self._index_keys.add((equality._slot, equality._gen))
         grown = <column_key*>realloc(self._keys, (self._n + 1) * sizeof(column_key))
         if grown == NULL:
             raise MemoryError
@@ -202,6 +205,11 @@ cdef class ColumnCodec:
                     self._epoch, self._keys[i].mac_slot, self._keys[i].mac_gen):
                 return False
         return self._n > 0 and all(h.alive for h in self._given)
+
+    @property
+    def index_keys(self) -> int:
+        """How many tags a value may have: 0 without index keys, more than 1 while they change."""
+        return len(self._index_keys)
 
     @property
     def handles(self) -> list[KeyHandle]:

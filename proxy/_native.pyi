@@ -91,6 +91,8 @@ class ColumnCodec:
     def tag(
         self, plain: bytes
     ) -> bytes: ...  # 16 bytes, active index key (canonical form taken inside)
+    @property
+    def index_keys(self) -> int: ...  # how many tags a value may have
     def tags(self, plain: bytes) -> list[bytes]: ...  # active first, then retired
 
 # ---- chunks.pyx ------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from proxy.postgres.messages import (
 from proxy.postgres.needs import Wait
 from proxy.postgres.plan import Effect, Plan, Refusal, StatementPlan, UnknownColumns, Use
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
-from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY
+from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, ProtectedColumn
 from proxy.postgres.statements import Names, Portal, Statement, Uncertain
 from proxy.postgres.types.base import DataError, TextContext
 from proxy.postgres.values import (
@@ -52,6 +52,7 @@ from proxy.postgres.values import (
     result_formats,
     result_rows,
     server_parameters,
+    several_keys,
 )
 
 if TYPE_CHECKING:
@@ -156,7 +157,10 @@ class ClientSide:
         codecs = session.codecs(uses)
         ctx = session.text_context
         conforming = session.settings.standard_conforming_strings
-        text = b"".join(render_text(s.segments, codecs, ctx, conforming) for s in plan.statements)
+        text = b"".join(
+            render_text(s.segments, codecs, ctx, conforming, several_keys(s, codecs))
+            for s in plan.statements
+        )
         rows = tuple(
             None
             if s.outputs is None or not any(s.outputs)
@@ -202,7 +206,10 @@ class ClientSide:
             )
         codecs = session.codecs(needed_for_text(one))
         wire.fast.pop(message.name, None)
-        statement = Statement(one, message.oids, message.sql, session.as_of, clears)
+        several = several_keys(one, codecs)
+        statement = Statement(
+            one, message.oids, message.sql, session.as_of, clears, several=several
+        )
         change = session.statements.change(message.name, statement, wire.segment)
         wire.expect(K_PARSE, 0, change)
         if plan.transparent:
@@ -213,8 +220,10 @@ class ClientSide:
             codecs,
             session.text_context,
             session.settings.standard_conforming_strings,
+            several,
         )
-        wire.put_server(Parse(message.name, text, _server_oids(one, message.oids)).message())
+        oids = _server_oids(one, message.oids, several)
+        wire.put_server(Parse(message.name, text, oids).message())
         wire.drop_client()
 
     def _bind(self, message: Bind) -> None:
@@ -237,8 +246,14 @@ class ClientSide:
             return
         codecs = session.codecs(needed_for_bind(plan))
         ctx = session.text_context
+        if not several_keys(plan, codecs) <= statement.several:
+            raise Refusal(
+                sqlstate.FEATURE_NOT_SUPPORTED,
+                "cached plan must not change: a key ring was rotated since the statement was prepared",
+                "Prepare the statement again.",
+            )
         formats, values = server_parameters(
-            plan, statement.oids, message.formats, message.values, codecs, ctx
+            plan, statement.oids, message.formats, message.values, codecs, ctx, statement.several
         )
         asked = message.result_formats
         portal = Portal(statement, None, asked)
@@ -384,7 +399,9 @@ class ClientSide:
             self._wire.fast.clear()
 
 
-def _server_oids(plan: StatementPlan, declared: tuple[int, ...]) -> tuple[int, ...]:
+def _server_oids(
+    plan: StatementPlan, declared: tuple[int, ...], several: frozenset[ProtectedColumn]
+) -> tuple[int, ...]:
     """Parameter types for the server's Parse."""
     if not plan.params:
         return declared
@@ -393,8 +410,8 @@ def _server_oids(plan: StatementPlan, declared: tuple[int, ...]) -> tuple[int, .
         if target.use is Use.PASS:
             i = target.client_index
             oids.append(target.server_oid or (declared[i] if i < len(declared) else 0))
-        elif target.use in (Use.TAG_ARRAY, Use.STORE_ARRAY):
-            oids.append(target.server_oid or BYTEA_ARRAY)
+        elif target.use is Use.SEARCH:
+            oids.append(BYTEA_ARRAY if target.column in several else BYTEA)
         else:
             oids.append(target.server_oid or BYTEA)
     return tuple(oids)

@@ -1,235 +1,277 @@
-"""INSERT, UPDATE, DELETE on protected tables: what is written into a sealed column, and what is not. Pure."""
+"""INSERT, UPDATE, DELETE, MERGE on protected tables: what is written into a sealed column. Pure."""
 
-from proxy.postgres.grammar import Node, kind, strings
-from proxy.postgres.indexing import EQUALITY, tokens_of
-from proxy.postgres.names import Entry, Field, Scope, quoted
+from proxy.postgres.expressions import Want
+from proxy.postgres.grammar import Node, inner, kind
+from proxy.postgres.indexing import EQUALITY, IndexColumn
+from proxy.postgres.names import Entry, Field, Scope, Sealed, quoted
 from proxy.postgres.plan import Refusal, Use
 from proxy.postgres.predicates import refuse
-from proxy.postgres.query import Output, Query
+from proxy.postgres.query import Level, Query
 from proxy.postgres.snapshot import ProtectedColumn
+from proxy.postgres.spans import names_it, table_end
+
+STATEMENTS = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
+_UPDATE, _INSERT = 3, 4  # CmdType
 
 
-def insert(query: Query, statement: Node) -> list[Output]:
-    """Outputs of its RETURNING."""
-    scope = Scope()
+def modify(query: Query, node: Node, parent: Scope | None) -> Level:
+    """Records the edits of the statement; the level of its RETURNING, edited too."""
+    statement = inner(node)
+    scope = Scope(parent)
     if statement.HasField("with_clause"):
-        query.ctes(statement.with_clause, scope)
-    relation = statement.relation
+        query.sources.ctes(statement.with_clause, scope)
+    which = kind(node)
+    if which == "insert_stmt":
+        inside = _insert(query, statement, scope)
+    elif which == "update_stmt":
+        inside = _update(query, statement, scope)
+    elif which == "delete_stmt":
+        inside = _delete(query, statement, scope)
+    else:
+        inside = _merge(query, statement, scope)
+    level = Level(statement, inside, [])
+    query.resolve_targets(level, statement.returning_clause.exprs)
+    if level.unknown and any(isinstance(o.origin, Sealed) for o in level.outputs):
+        raise Refusal("0A000", "* of unknown columns beside protected ones", "Name the columns.")
+    wants: list[Want | None] = [
+        (Use.SHOW, o.origin.column) if isinstance(o.origin, Sealed) else None for o in level.outputs
+    ]
+    query.emit_targets(level, wants)
+    return level
+
+
+def _target(query: Query, relation: Node) -> Entry:
+    """The table that is written; never a CTE."""
     query.names.visited.add(relation.location)
-    entry = query.names.entry(
-        query.names.locate(relation.schemaname, relation.relname),
-        relation.alias.aliasname if relation.HasField("alias") else relation.relname,
-    )
-    columns = _target_columns(query, statement, entry)
-    source = statement.select_stmt.select_stmt if statement.select_stmt.ByteSize() else None
-    if source is not None and source.values_lists:
-        if source.HasField("with_clause"):
-            query.ctes(source.with_clause, scope)
-        for row in source.values_lists:
-            _row(query, row.list.items, columns, scope)
-    elif source is not None:
-        _selected(query, source, columns, scope)
-    inside = Scope(scope, [entry])
+    alias = relation.alias.aliasname if relation.HasField("alias") else relation.relname
+    entry = query.names.entry(query.names.locate(relation.schemaname, relation.relname), alias)
+    if entry.protected and not entry.writable:
+        raise refuse("view", None, f'writing through view "{relation.relname}"')
+    return entry
+
+
+# -- INSERT ----------------------------------------------------------------------------------------
+
+
+def _insert(query: Query, statement: Node, scope: Scope) -> Scope:
+    entry = _target(query, statement.relation)
+    level = None
+    if statement.select_stmt.ByteSize():
+        source = statement.select_stmt.select_stmt
+        if source.values_lists and not source.HasField("with_clause"):
+            width = max(len(row.list.items) for row in source.values_lists)
+        else:
+            level = query.level(source, scope)
+            width = len(level.outputs)
+        columns = _columns(query, statement, entry, width)
+        if level is not None:
+            query.emit(level, _wants(level, columns))
+        else:
+            _values(query, source, columns, scope)
+    inside = Scope(scope)
+    inside.add(entry)
     if statement.HasField("on_conflict_clause"):
         _on_conflict(query, statement.on_conflict_clause, entry, inside)
-    return query.targets(statement.returning_clause.exprs, inside)
+    return inside
 
 
-def _target_columns(query: Query, statement: Node, entry: Entry) -> list[Field] | None:
-    """The columns that are written, in order; None when nothing is known (and nothing protected)."""
-    if entry.fields is None:
-        return None
-    by_name = {f.name: f for f in entry.fields}
+def _columns(
+    query: Query, statement: Node, entry: Entry, width: int
+) -> "list[ProtectedColumn | None]":
+    """What is written into, by position; a protected table's columns are named if they are not."""
+    known = len(statement.cols) or len(entry.fields or ())
+    if entry.protected and width > known:  # a value that belongs to no column may be anything
+        raise Refusal("42601", "INSERT has more expressions than target columns")
     if statement.cols:
-        named = [node.res_target.name for node in statement.cols]
-        for name in named:
-            if name in entry.hidden:
-                raise Refusal("0A000", f'column "{name}" cannot be written', "It is generated.")
-        return [by_name.get(name, Field(name)) for name in named]
-    columns = list(entry.fields)
-    if entry.protected and statement.select_stmt.ByteSize():
-        relation = statement.relation
-        text = query.text
-        end = text.name_end(relation.location, 2 if relation.schemaname else 1)
-        if relation.HasField("alias"):
-            end = text.ends[text.at(end) + (text.word(text.at(end)) == "as")]
-        source = statement.select_stmt.select_stmt
-        width = len(columns)
-        if source.values_lists:
-            width = max(len(row.list.items) for row in source.values_lists)
-        named_text = b", ".join(quoted(f.name) for f in columns[:width])
-        query.edits.replace(end, end, b" (" + named_text + b")")
-    return columns
+        return [_column(entry, node.res_target) for node in statement.cols]
+    fields = list(entry.fields or ())[:width]
+    if entry.protected and entry.hidden:
+        end = query.text.ends[table_end(query.text, statement.relation) - 1]
+        named = b", ".join(quoted(f.name) for f in fields)
+        query.edits.replace(end, end, b" (" + named + b")")
+    return [f.sealed for f in fields]
 
 
-def _row(query: Query, items: "list[Node]", columns: list[Field] | None, scope: Scope) -> None:
-    for i, item in enumerate(items):
-        field = columns[i] if columns is not None and i < len(columns) else None
-        store(query, item, field.sealed if field else None, scope)
+def _column(entry: Entry, target: Node) -> ProtectedColumn | None:
+    """The protected column that a target of INSERT or SET names."""
+    if target.name in entry.hidden:
+        raise Refusal("0A000", f'column "{target.name}" cannot be written', "It is generated.")
+    field = entry.named(target.name)
+    sealed = field.sealed if field is not None else None
+    if sealed is not None and target.indirection:
+        raise refuse("write", sealed, "assignment to a part", target.location + 1)
+    return sealed
 
 
-def store(query: Query, item: Node, column: ProtectedColumn | None, scope: Scope) -> None:
-    """An expression is written into a column: sealed if the column is."""
-    expressions = query.expressions
-    if column is None:
-        if kind(item) != "set_to_default":
-            expressions.plain(item, scope)
-        return
-    query.edits.columns.add(column)
-    if kind(item) == "set_to_default":
-        return  # DDL allows no DEFAULT on a protected column: it is NULL
-    if expressions.operand(item, column, Use.STORE):
-        return
-    if kind(item) not in ("column_ref", "sub_link"):
-        raise refuse("write", column, "writing an expression")
-    _same_domain(expressions.value(item, scope), column)
-
-
-def _same_domain(sealed: ProtectedColumn | None, column: ProtectedColumn) -> None:
-    if sealed is None:
-        raise refuse("write", column, "writing a value that is not sealed")
-    if sealed.domain != column.domain or sealed.type.oid != column.type.oid:
-        raise refuse("domain", column, f'writing "{sealed.table}.{sealed.column}"')
-    if sealed.equality != column.equality or sealed.search != column.search:
-        raise refuse("domain", column, "writing a value with another search option")
-
-
-def _selected(query: Query, source: Node, columns: list[Field] | None, scope: Scope) -> None:
-    protected = {i: f.sealed for i, f in enumerate(columns or []) if f.sealed}
-    if protected and source.op <= 1 and not source.distinct_clause and not source.group_clause:
-        _select_into_sealed(query, source, protected, scope)
-        return
-    outputs = query.select(source, scope)
-    _match(outputs, protected)
-
-
-def _select_into_sealed(
-    query: Query, source: Node, protected: dict[int, ProtectedColumn], scope: Scope
-) -> None:
-    """INSERT … SELECT whose target list may hold parameters and literals for sealed columns."""
-    stars = any(
-        kind(t.res_target.val) == "column_ref"
-        and strings(t.res_target.val.column_ref.fields)[-1] == "*"
-        for t in source.target_list
-    )
-    if stars:
-        _match(query.select(source, scope), protected)
-        return
-    direct: dict[int, ProtectedColumn] = {}
-    for i, target in enumerate(source.target_list):
-        if i in protected and kind(target.res_target.val) in ("param_ref", "a_const", "type_cast"):
-            direct[i] = protected[i]
-    if not direct:
-        _match(query.select(source, scope), protected)
-        return
-    rest = type(source)()
-    rest.CopyFrom(source)
-    kept = [t for i, t in enumerate(source.target_list) if i not in direct]
-    del rest.target_list[:]
-    rest.target_list.extend(kept)
-    outputs = query.select(rest, scope)
-    left = iter(outputs)
-    placed = [None if i in direct else next(left) for i in range(len(source.target_list))]
-    for i, column in direct.items():
-        if not query.expressions.operand(source.target_list[i].res_target.val, column, Use.STORE):
-            raise refuse("write", column, "writing an expression")
-    for i, output in enumerate(placed):
-        if output is not None:
-            _match_one(output, protected.get(i))
-
-
-def _match(outputs: list[Output], protected: dict[int, ProtectedColumn]) -> None:
-    if any(o.name == "*" for o in outputs) and protected:
+def _wants(level: Level, columns: "list[ProtectedColumn | None]") -> "list[Want | None]":
+    """Into protected columns sealed values only; from sealed outputs into these only."""
+    if level.unknown and any(columns):
         raise Refusal("0A000", "* of unknown columns into a protected table", "Name the columns.")
-    for i, output in enumerate(outputs):
-        _match_one(output, protected.get(i))
+    wants: list[Want | None] = []
+    for i, output in enumerate(level.outputs):
+        column = columns[i] if i < len(columns) else None
+        if column is None and isinstance(output.origin, Sealed):
+            what = "writing it into a column that is not protected"
+            raise refuse("write", output.origin.column, what)
+        wants.append(None if column is None else (Use.STORE, column))
+    return wants
 
 
-def _match_one(output: Output, column: ProtectedColumn | None) -> None:
-    if column is not None:
-        _same_domain(output.sealed, column)
-    elif output.sealed is not None:
-        raise refuse("write", output.sealed, "writing it into a column that is not protected")
+def _values(
+    query: Query, source: Node, columns: "list[ProtectedColumn | None]", scope: Scope
+) -> None:
+    for row in source.values_lists:
+        for i, item in enumerate(row.list.items):
+            _store(query, item, columns[i] if i < len(columns) else None, scope)
+    for node in source.sort_clause:
+        query.grouping.sort(node.sort_by, scope, [])
+    for clause in (source.limit_count, source.limit_offset):
+        if clause.ByteSize():
+            query.expressions.plain(clause, scope)
+
+
+def _store(query: Query, item: Node, column: ProtectedColumn | None, scope: Scope) -> None:
+    """An expression is written into a column: sealed if the column is."""
+    if kind(item) == "set_to_default":
+        if column is not None:
+            query.edits.columns.add(column)
+        return  # DDL allows no DEFAULT on a protected column: it is NULL
+    query.expressions.emit(item, scope, None if column is None else (Use.STORE, column))
 
 
 def _on_conflict(query: Query, clause: Node, entry: Entry, scope: Scope) -> None:
     if clause.HasField("infer"):
+        index = query.text.at(clause.infer.location)
         for node in clause.infer.index_elems:
             element = node.index_elem
-            sealed = next(
-                (f.sealed for f in entry.fields or () if f.name == element.name and f.sealed), None
-            )
-            if sealed is None:
+            field = entry.named(element.name) if element.name else None
+            if field is None or field.sealed is None:
                 if element.expr.ByteSize():
                     query.expressions.plain(element.expr, scope)
                 continue
-            if not sealed.equality:
-                raise refuse("no equality", sealed, "ON CONFLICT")
-            _rename_element(query, clause, element.name, sealed)
+            query.edits.columns.add(field.sealed)
+            query.edits.compared.add(field.sealed)
+            if not field.sealed.equality:
+                raise refuse("no equality", field.sealed, "ON CONFLICT")
+            index = _conflict_element(query, index, element.name, field)
         if clause.infer.where_clause.ByteSize():
             query.expressions.plain(clause.infer.where_clause, scope)
-    excluded = Entry("excluded", entry.fields, entry.hidden)
-    both = Scope(scope.parent, [entry, excluded])
+    both = Scope(scope.parent, list(scope.entries), list(scope.visible))
+    both.add(_excluded(entry))
     _assign(query, clause.target_list, entry, both)
     if clause.where_clause.ByteSize():
         query.expressions.plain(clause.where_clause, both)
 
 
-def _rename_element(query: Query, clause: Node, name: str, sealed: ProtectedColumn) -> None:
+def _excluded(entry: Entry) -> Entry:
+    lead = quoted("excluded") + b"."
+    fields = tuple(
+        Field(
+            f.name, f.value, lead + quoted(f.name), lead if f.lead else b"", False, f.type_oid,
+        )
+        for f in entry.fields or ()
+    )  # fmt: skip
+    return Entry("excluded", fields if entry.fields is not None else None, entry.hidden)
+
+
+def _conflict_element(query: Query, index: int, name: str, field: Field) -> int:
     """The element of ON CONFLICT (…) that names the column names its tags instead."""
     text = query.text
-    index = text.at(clause.infer.location if clause.infer.location > 0 else clause.location)
-    while text.word(index) not in (name.lower(), f'"{name.lower()}"'):
+    while not names_it(text, index, name):
         index += 1
         if index >= len(text.starts):
-            raise refuse("no equality", sealed, "ON CONFLICT")
-    tokens = tokens_of(sealed, EQUALITY)
-    assert tokens is not None
-    query.edits.replace(text.starts[index], text.ends[index], tokens.element)
+            raise AssertionError("an element of ON CONFLICT is not found")
+    assert field.sealed is not None
+    element = IndexColumn(field.sealed, EQUALITY).element
+    query.edits.replace(text.starts[index], text.ends[index], element)
+    return index + 1
+
+
+# -- UPDATE, DELETE --------------------------------------------------------------------------------
 
 
 def _assign(query: Query, targets: "list[Node]", entry: Entry, scope: Scope) -> None:
-    by_name = {f.name: f for f in entry.fields or ()}
-    for node in targets:
-        target = node.res_target
-        if target.name in entry.hidden:
-            raise Refusal("0A000", f'column "{target.name}" cannot be written', "It is generated.")
-        field = by_name.get(target.name)
-        sealed = field.sealed if field else None
-        if kind(target.val) == "multi_assign_ref":
-            if sealed is not None:
-                raise refuse("write", sealed, "assignment of several columns at once")
-            query.expressions.plain(target.val, scope)
+    """The SET list."""
+    i = 0
+    while i < len(targets):
+        value = targets[i].res_target.val
+        if kind(value) != "multi_assign_ref":
+            _store(query, value, _column(entry, targets[i].res_target), scope)
+            i += 1
             continue
-        if sealed is not None and target.indirection:
-            raise refuse("write", sealed, "assignment to a part")
-        store(query, target.val, sealed, scope)
+        count = value.multi_assign_ref.ncolumns
+        columns = [_column(entry, t.res_target) for t in targets[i : i + count]]
+        _assign_row(query, value.multi_assign_ref.source, columns, scope)
+        i += count
 
 
-def update(query: Query, statement: Node) -> list[Output]:
-    """Outputs of its RETURNING."""
-    scope = Scope()
-    if statement.HasField("with_clause"):
-        query.ctes(statement.with_clause, scope)
+def _assign_row(
+    query: Query, source: Node, columns: "list[ProtectedColumn | None]", scope: Scope
+) -> None:
+    """SET (a, b) = (…) or = (SELECT …)."""
+    if kind(source) == "row_expr":
+        for item, column in zip(source.row_expr.args, columns, strict=False):
+            _store(query, item, column, scope)
+    elif kind(source) == "sub_link":
+        level = query.level(source.sub_link.subselect.select_stmt, scope)
+        query.emit(level, _wants(level, columns))
+    elif any(columns):
+        column = next(c for c in columns if c is not None)
+        raise refuse("write", column, "this assignment of several columns")
+    else:
+        query.expressions.plain(source, scope)
+
+
+def _update(query: Query, statement: Node, scope: Scope) -> Scope:
     inside = Scope(scope)
-    entry = query.table(statement.relation, inside)
+    entry = _target(query, statement.relation)
+    inside.add(entry)
     for node in statement.from_clause:
-        query.source(node, inside)
+        query.sources.add(node, inside)
     _assign(query, statement.target_list, entry, inside)
     if statement.where_clause.ByteSize():
         query.expressions.plain(statement.where_clause, inside)
-    return query.targets(statement.returning_clause.exprs, inside)
+    for node in statement.from_clause:
+        query.sources.emit(node, inside)
+    return inside
 
 
-def delete(query: Query, statement: Node) -> list[Output]:
-    """Outputs of its RETURNING."""
-    scope = Scope()
-    if statement.HasField("with_clause"):
-        query.ctes(statement.with_clause, scope)
+def _delete(query: Query, statement: Node, scope: Scope) -> Scope:
     inside = Scope(scope)
-    query.table(statement.relation, inside)
+    inside.add(_target(query, statement.relation))
     for node in statement.using_clause:
-        query.source(node, inside)
+        query.sources.add(node, inside)
     if statement.where_clause.ByteSize():
         query.expressions.plain(statement.where_clause, inside)
-    return query.targets(statement.returning_clause.exprs, inside)
+    for node in statement.using_clause:
+        query.sources.emit(node, inside)
+    return inside
+
+
+# -- MERGE -----------------------------------------------------------------------------------------
+
+
+def _merge(query: Query, statement: Node, scope: Scope) -> Scope:
+    inside = Scope(scope)
+    entry = _target(query, statement.relation)
+    inside.add(entry)
+    query.sources.add(statement.source_relation, inside)
+    query.expressions.plain(statement.join_condition, inside)
+    for node in statement.merge_when_clauses:
+        clause = node.merge_when_clause
+        if clause.condition.ByteSize():
+            query.expressions.plain(clause.condition, inside)
+        if clause.command_type == _UPDATE:
+            _assign(query, clause.target_list, entry, inside)
+        elif clause.command_type == _INSERT:
+            _merge_insert(query, clause, entry, inside)
+    query.sources.emit(statement.source_relation, inside)
+    return inside
+
+
+def _merge_insert(query: Query, clause: Node, entry: Entry, scope: Scope) -> None:
+    if entry.protected and clause.values and not clause.target_list:
+        raise Refusal("0A000", "MERGE … INSERT without columns", "Name the columns.")
+    columns = [_column(entry, t.res_target) for t in clause.target_list]
+    for i, item in enumerate(clause.values):
+        _store(query, item, columns[i] if i < len(columns) else None, scope)

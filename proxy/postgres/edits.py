@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from proxy.postgres.plan import (
     Check,
     ClientParam,
+    Either,
     How,
     Junction,
     Literal,
@@ -23,7 +24,7 @@ from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, TEXT_ARRAY, ProtectedCol
 Role = tuple[Use, ProtectedColumn | None]
 _FullRole = tuple[Use, ProtectedColumn | None, How]
 _PASS: _FullRole = (Use.PASS, None, None)
-_ARRAYS = (Use.TAG_ARRAY, Use.STORE_ARRAY)
+_ARRAYS = (Use.TAG_ARRAY, Use.SEARCH_ARRAY, Use.STORE_ARRAY)
 _LISTS = (*_ARRAYS, Use.BUCKETS)
 
 
@@ -35,7 +36,7 @@ class ParamRole:
         self.role = (*role, how)
 
 
-Piece = bytes | Literal | ParamRole
+Piece = bytes | Literal | Either | ParamRole
 
 
 class Edits:
@@ -43,6 +44,7 @@ class Edits:
 
     def __init__(self) -> None:
         self.columns: set[ProtectedColumn] = set()
+        self.compared: set[ProtectedColumn] = set()  # see StatementPlan
         self._spans: list[tuple[int, int, tuple[Piece, ...]]] = []
         self._passed: dict[int, tuple[int, int]] = {}  # start of a bare $n -> (number, end)
         self._absorbed: dict[int, int] = {}
@@ -52,17 +54,21 @@ class Edits:
         self.final: tuple[tuple[int, int, tuple[Segment, ...]], ...] = ()  # known after `result`
 
     @property
+    def count(self) -> int:
+        return len(self._spans)
+
+    @property
+    def constants(self) -> bool:
+        """Whether a constant becomes a sealed value or tag."""
+        return any(isinstance(p, Literal) for _, _, pieces in self._spans for p in pieces)
+
+    @property
     def any(self) -> bool:
         return bool(self._spans)
 
     def replace(self, start: int, end: int, *pieces: Piece) -> None:
         """The bytes start..end become these pieces. An insertion has start == end."""
         self._spans.append((start, end, pieces))
-
-    def append_to_last(self, piece: bytes) -> None:
-        """More behind what was replaced last."""
-        start, end, pieces = self._spans[-1]
-        self._spans[-1] = (start, end, (*pieces, piece))
 
     def check(self) -> Check | None:
         """What opened rows must fulfil; None: nothing."""
@@ -92,7 +98,7 @@ class Edits:
         at = start
         for a, b, replacement in spans:
             if a < at or b < a or b > end:
-                raise AssertionError("edits overlap")
+                raise AssertionError(f"edits overlap at {a}")
             pieces += [sql[at:a], *replacement]
             at = b
         pieces.append(sql[at:end])
@@ -171,5 +177,7 @@ def _target(
     if use is Use.PASS:
         # beside a protected role the type is known: the server must read the value as the client does
         return ParamTarget(number - 1, use, None, _client_oid(number, roles, oids))
+    if use is Use.SEARCH:
+        return ParamTarget(number - 1, use, column)  # its type is decided when it is prepared
     oid = TEXT_ARRAY if use is Use.MATCH else BYTEA_ARRAY if use in _LISTS else BYTEA
     return ParamTarget(number - 1, use, column, oid, how)

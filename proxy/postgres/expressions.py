@@ -1,115 +1,47 @@
-"""Expressions over sealed columns: where they may stand, and what a comparison becomes. Pure.
+"""Expressions over sealed columns: where they may stand, and what they become. Pure.
 
-Fail closed: the generic walk refuses every sealed column that it meets; only the forms that are handled
-by name let one through. `value()` says whether an expression is a sealed value (its provenance),
-`plain()` requires that it is none and contains none in a place that is not handled.
+Fail closed: `plain()` refuses every sealed value that it meets but in the forms that are handled by
+name; `emit()` writes an expression as a sealed value or as a tag of a given column, and refuses what
+cannot be one. Comparisons are in `comparisons.py`.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from proxy.errors import ConfigError
-from proxy.postgres.edits import Edits, ParamRole, Piece
-from proxy.postgres.grammar import Node, Text, fields, inner, kind, strings, type_text
-from proxy.postgres.indexing import EQUALITY, MATCH, RANGE, IndexColumn, tokens_of
-from proxy.postgres.names import Names, Scope, hidden, quoted
+from proxy.postgres.comparisons import Comparisons
+from proxy.postgres.edits import Piece
+from proxy.postgres.grammar import Node, fields, inner, kind, strings, type_text
+from proxy.postgres.indexing import EQUALITY, IndexColumn, quoted
+from proxy.postgres.names import Cell, Field, Scope, Sealed
+from proxy.postgres.operands import comparable_types
 from proxy.postgres.ordering import Ordering
 from proxy.postgres.patterns import Patterns
-from proxy.postgres.plan import Literal, Refusal, Use
+from proxy.postgres.plan import Refusal, Use
 from proxy.postgres.predicates import refuse
+from proxy.postgres.provenance import first_of, harmless_cast, passes
 from proxy.postgres.rechecks import Rechecks
-from proxy.postgres.snapshot import BOOL, ProtectedColumn
-from proxy.postgres.types.operands import NUMBER
-from proxy.postgres.types.registry import is_array, resolve, same_type
+from proxy.postgres.snapshot import VARCHAR, ProtectedColumn
 
 if TYPE_CHECKING:
     from proxy.postgres.query import Query
 
-SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
-_COUNT = (["count"], ["pg_catalog", "count"])
-_FAMILIES = (
-    frozenset({25, 1043, 1042}),
-    frozenset({20, 21, 23}),
-    frozenset({700, 701}),
-    frozenset({1114}),
-    frozenset({1184}),
-)
-_FRACTIONS = frozenset({700, 701, 1700, 25, 1043, 1042})
-_ARRAYS = (Use.TAG_ARRAY, Use.STORE_ARRAY)
+Want = tuple[Use, ProtectedColumn]  # Use.STORE, Use.SHOW or Use.TAG
 
 
 class Expressions:
     """Of one statement. `query` analyses the sub-selects that are met."""
 
-    def __init__(self, text: Text, edits: Edits, names: Names) -> None:
-        self.text = text
-        self.edits = edits
-        self.names = names
-        self.query: Query
+    def __init__(self, query: "Query") -> None:
+        self.query = query
+        self.text = query.text
+        self.edits = query.edits
+        self.operands = query.operands
+        self.provenance = query.provenance
         self.patterns = Patterns(self)
         self.ordering = Ordering(self)
         self.rechecks = Rechecks(self)
+        self.comparisons = Comparisons(self)
 
     # -- columns ---------------------------------------------------------------------------------
-
-    def value(self, node: Node, scope: Scope) -> ProtectedColumn | None:
-        """The provenance of a sealed value, or None after `plain`."""
-        if kind(node) == "column_ref":
-            found = self.lookup(node.column_ref, scope)
-            if found is not None:
-                self.edits.columns.add(found[0])
-                return found[0]
-            return None
-        if kind(node) == "sub_link" and node.sub_link.sub_link_type == 5:  # EXPR_SUBLINK
-            outputs = self.query.select(node.sub_link.subselect.select_stmt, scope)
-            if len(outputs) == 1:
-                return outputs[0].sealed
-            return None
-        extreme = self.ordering.extreme(node, scope)
-        if extreme is None:
-            self.plain(node, scope)
-        return extreme
-
-    def peek(self, node: Node, scope: Scope) -> ProtectedColumn | None:
-        """The provenance of a column reference, without any effect."""
-        if kind(node) != "column_ref":
-            return None
-        found = self.lookup(node.column_ref, scope)
-        return found[0] if found else None
-
-    def lookup(self, ref: Node, scope: Scope) -> tuple[ProtectedColumn, bool] | None:
-        """(provenance, whether it is a table's own column) of a sealed column, else None."""
-        parts = strings(ref.fields)
-        if parts[-1] == "*":
-            entry = scope.entry(parts[-2]) if len(parts) > 1 else None
-            if entry is not None and entry.protected:
-                raise refuse("whole row", None, f'whole row "{parts[-2]}" of a protected table')
-            return None
-        if len(parts) == 1:
-            pair = scope.column(parts[0])
-            if pair is None:
-                entry = scope.entry(parts[0])
-                if entry is not None and entry.protected:
-                    raise refuse("whole row", None, f'whole row "{parts[0]}" of a protected table')
-                return None
-            found = pair[1]
-        else:
-            entry = scope.entry(parts[-2])
-            if entry is None and parts[-2] in ("old", "new") and scope.any_protected():
-                raise refuse("expression", None, "OLD and NEW of a protected table")
-            if entry is None or entry.fields is None:
-                return None
-            if parts[-1] in entry.hidden:
-                raise hidden(parts[-1])
-            named = [f for f in entry.fields if f.name == parts[-1]]
-            if not named:
-                if entry.protected and parts[-1] not in SYSTEM_COLUMNS:
-                    # `t.f` may also mean f(t): a whole row in disguise
-                    message = f'column "{parts[-2]}.{parts[-1]}" does not exist'
-                    raise Refusal("42703", message, "", max(ref.location, 0) + 1)
-                return None
-            found = named[0]
-        return (found.sealed, found.base) if found.sealed else None
 
     def span(self, ref: Node) -> tuple[int, int]:
         """Bytes of a column reference."""
@@ -117,169 +49,105 @@ class Expressions:
             raise refuse("statement", None, "this form on a protected table")
         return ref.location, self.text.name_end(ref.location, len(ref.fields))
 
-    def tag_of(self, node: Node, scope: Scope, column: ProtectedColumn) -> None:
-        """The column reference becomes its equality tag."""
-        if not column.equality:
-            raise refuse("no equality", column, "comparison", node.column_ref.location + 1)
-        start, end = self.span(node.column_ref)
-        self.edits.columns.add(column)
-        self.edits.replace(start, end, self.tag_text(node, scope, column))
+    def tag_text(self, ref: Node, field: Field) -> bytes:
+        """How the tag of a sealed column is written in place of the reference to it."""
+        assert field.sealed is not None
+        return self._tokens(ref, field, IndexColumn(field.sealed, EQUALITY))
 
-    def tag_text(self, node: Node, scope: Scope, column: ProtectedColumn) -> bytes:
-        if not column.equality:
-            raise refuse("no equality", column, "comparison", node.column_ref.location + 1)
-        tokens = tokens_of(column, EQUALITY)
-        assert tokens is not None
-        return self.tokens_text(node, scope, tokens)
-
-    def tokens_text(self, node: Node, scope: Scope, tokens: IndexColumn) -> bytes:
-        """Where a column reference's tokens are: the generated column, or an expression."""
-        start, end = self.span(node.column_ref)
-        found = self.lookup(node.column_ref, scope)
-        if found is None or not found[1] or tokens.column.layout != "generated":
-            return tokens.expression(self.text.sql[start:end])
-        last = self.text.at(start) + 2 * (len(node.column_ref.fields) - 1)
+    def _tokens(self, ref: Node, field: Field, tokens: IndexColumn) -> bytes:
+        start, end = self.span(ref)
+        written = field.text if field.merged else self.text.sql[start:end]
+        if field.merged or not field.lead or tokens.column.layout != "generated":
+            return self.field_tokens(field, tokens, written)
+        last = self.text.at(start) + 2 * (len(ref.fields) - 1)
         return self.text.sql[start : self.text.starts[last]] + quoted(tokens.name)
 
-    # -- operands --------------------------------------------------------------------------------
+    def field_tokens(self, field: Field, tokens: IndexColumn, written: bytes = b"") -> bytes:
+        """Where a field's tokens are, if it is written so or as its entry has it."""
+        if field.lead and tokens.column.layout == "generated":
+            return field.lead + quoted(tokens.name)
+        return tokens.expression(written or field.text)
 
-    def operand(self, node: Node, column: ProtectedColumn, use: Use) -> bool:
-        """A parameter or literal (with a cast that says nothing new) becomes a sealed value or a tag.
-        False if it is neither."""
-        found = self.operand_piece(node, column, use)
-        if found is None:
-            return False
-        self.edits.columns.add(column)
-        if found[2] != b"NULL" or kind(node) != "a_const":  # a cast of NULL names the declared type
-            self.edits.replace(*found)
-        return True
-
-    def operand_piece(
-        self, node: Node, column: ProtectedColumn, use: Use
-    ) -> tuple[int, int, Piece] | None:
-        """Where an operand stands, and what is to stand there."""
-        start, end, bare = self._unwrapped(node, column, use)
-        if bare is None:
+    def peek(self, node: Node, scope: Scope) -> ProtectedColumn | None:
+        """The provenance of a column reference, None if it is none to a sealed column."""
+        if kind(node) != "column_ref":
             return None
-        if use in _ARRAYS and is_array(column.type):
-            raise refuse("cast", column, "a comparison with a list of arrays", start + 1)
-        if kind(bare) == "param_ref":
-            return start, end, ParamRole(bare.param_ref.number, (use, column))
-        constant = bare.a_const
-        if constant.isnull:
-            return start, end, b"NULL"
-        which = constant.WhichOneof("val")
-        if which == "bsval":
-            raise refuse("cast", column, "bit string", constant.location + 1)
-        type_oid = 0
-        if which == "sval":
-            text = constant.sval.sval.encode()
-        elif which == "fval":
-            text, type_oid = constant.fval.fval.encode(), NUMBER
-        elif which == "boolval":
-            text, type_oid = b"t" if constant.boolval.boolval else b"f", BOOL
+        found = self.provenance.lookup(node.column_ref, scope)
+        return found[0].sealed if found is not None else None
+
+    def tokens_text(self, node: Node, scope: Scope, tokens: IndexColumn) -> bytes:
+        """How the tokens of a sealed column are written in place of the reference to it."""
+        found = self.provenance.lookup(node.column_ref, scope)
+        assert found is not None
+        return self._tokens(node.column_ref, found[0], tokens)
+
+    def field_tag(self, field: Field, text: bytes = b"") -> bytes:
+        """The tag of a field that is written as `text`, or as its entry has it. Of a cell, its final
+        form decides: to be asked for last."""
+        if isinstance(field.value, Cell) and field.value.form != "sealed":
+            return text or field.text
+        if field.sealed is None:
+            return tag_of(text or field.text)
+        return self.field_tokens(field, IndexColumn(field.sealed, EQUALITY), text)
+
+    def fits(self, want: Want, source: Sealed, position: int) -> None:
+        """Refusal unless a sealed value can be written so."""
+        if want[0] is Use.TAG:
+            comparable(want[1], source.column, position)
         else:
-            text, type_oid = str(constant.ival.ival).encode(), NUMBER
-        if use in _ARRAYS and which != "sval":
-            raise refuse("write", column, "comparison with this operand", constant.location + 1)
-        return start, end, Literal(column, use, text, self._cast_type(node, column, type_oid))
+            self.copied(want, source, position)
 
-    def _cast_type(self, node: Node, column: ProtectedColumn, type_oid: int) -> int:
-        """The type that the casts around a constant of this type give it."""
-        wanted = set()
-        while kind(node) == "type_cast" and not column.type.labels and not is_array(column.type):
-            wanted.add(resolve(type_text(node.type_cast.type_name)[0]).oid)
-            node = node.type_cast.arg
-        if len(wanted) > 1 or wanted and type_oid == NUMBER and kind(node) == "a_const" and (
-            node.a_const.WhichOneof("val") == "fval" and not wanted & _FRACTIONS
-            and not node.a_const.fval.fval.lstrip("+-").isdigit()
-        ):  # fmt: skip
-            raise refuse("cast", column, "these casts", max(node.a_const.location, 0) + 1)
-        return wanted.pop() if wanted else type_oid
+    def copied(self, want: Want, source: Sealed, position: int = 0) -> None:
+        """Refusal unless the sealed value is one of the wanted column as it stands, and, where it is
+        written, keeps to the column's length and scale."""
+        use, to = want
+        copyable(to, source.column, position)
+        if use is Use.STORE and not _within(to, source):
+            what = f'writing "{source.column.table}.{source.column.column}"'
+            raise refuse("domain", to, f"{what}, which has another length or scale,", position)
 
-    def _unwrapped(
-        self, node: Node, column: ProtectedColumn, use: Use
-    ) -> tuple[int, int, Node | None]:
-        """Span of an operand with its casts, and the parameter or constant inside."""
-        which = kind(node)
-        if which == "param_ref":
-            start = node.param_ref.location
-            return start, self.text.ends[self.text.at(start)], node
-        if which == "a_const":
-            start = node.a_const.location
-            index = self.text.at(start)
-            if self.text.word(index) in ("-", "+"):
-                index += 1
-            return start, self.text.ends[index], node
-        if which == "a_expr" and not node.a_expr.lexpr.ByteSize():
-            return self._negative(node.a_expr, column, use)
-        if which != "type_cast":
-            return 0, 0, None
-        cast = node.type_cast
-        start, end, bare = self._unwrapped(cast.arg, column, use)
-        if bare is None:
-            return 0, 0, None
-        self._check_cast(cast, column, use)
-        return (*self._cast_span(cast, start, end), bare)
+    def value_text(self, written: bytes, field: Field, where: Scope) -> bytes:
+        """How a sealed column is written as a value; `where`: the level that it belongs to."""
+        text = field.text if field.merged else written
+        if field in where.grouped:
+            return b"(pg_catalog.array_agg(" + text + b"))[1]"
+        return text
 
-    def _negative(
-        self, expr: Node, column: ProtectedColumn, use: Use
-    ) -> tuple[int, int, Node | None]:
-        """-2::int2 is minus (2::int2), as drivers write a number that is below zero."""
-        _, end, bare = self._unwrapped(expr.rexpr, column, use)
-        if strings(expr.name) != ["-"] or bare is None or kind(bare) != "a_const":
-            return 0, 0, None
-        turned = type(bare)()
-        turned.CopyFrom(bare)
-        which = turned.a_const.WhichOneof("val")
-        if which == "ival":
-            turned.a_const.ival.ival = -turned.a_const.ival.ival
-        elif which == "fval":
-            text = turned.a_const.fval.fval
-            turned.a_const.fval.fval = text[1:] if text.startswith("-") else "-" + text
-        else:
-            return 0, 0, None
-        return expr.location, end, turned
-
-    def _cast_span(self, cast: Node, start: int, end: int) -> tuple[int, int]:
-        text = self.text
-        if cast.location >= 0 and text.word(text.at(cast.location)) == "::":
-            at = text.at(cast.location)
-            before = at - 1
-            if text.word(before) == ")":
-                start = text.starts[text.matching(before, -1)]
-            return start, text.ends[text.type_end(at + 1)]
-        if cast.location >= 0 and text.word(text.at(cast.location)) == "cast":
-            at = text.at(cast.location)
-            return cast.location, text.ends[text.matching(at + 1, 1)]
-        if cast.type_name.location >= 0 and cast.type_name.location < start:
-            return cast.type_name.location, end  # date '2001-01-01'
-        return start, end  # true and false are casts in the tree
-
-    def _check_cast(self, cast: Node, column: ProtectedColumn, use: Use) -> None:
-        name, array = type_text(cast.type_name)
-        position = max(cast.location, 0) + 1
-        if column.type.labels or is_array(column.type):
-            declared = column.type
-            if use in _ARRAYS and array:
-                array = False  # of the column's type
-            if not same_type(declared, name, array):
-                raise refuse("cast", column, f"a cast to {name}", position)
+    def _reference(self, node: Node, scope: Scope, want: Want, aggregated: bool) -> None:
+        use, column = want
+        ref = node.column_ref
+        position = max(ref.location, 0) + 1
+        found = self.provenance.lookup(ref, scope)
+        field, where = found if found else (Field(""), scope)
+        start, end = self.span(ref)
+        written = self.text.sql[start:end]
+        if isinstance(field.value, Cell):
+            cell = field.value
+            text = field.text if field.merged else written
+            cell.want("tag" if use is Use.TAG else "sealed", column, position)
+            if use is Use.TAG:
+                self.edits.compared.add(column)
+                self.query.later(
+                    lambda: self._put(start, end, tag_of(text) if cell.form == "sealed" else text)
+                )
+            else:
+                self._put(start, end, text)
             return
-        if array != (use in _ARRAYS):
-            raise refuse("cast", column, "this cast", position)
-        try:
-            wanted = resolve(name)
-        except ConfigError:
-            raise refuse("cast", column, f"a cast to {name}", position) from None
-        declared = column.type
-        same = wanted.oid == declared.oid or any(
-            wanted.oid in f and declared.oid in f for f in _FAMILIES
-        )
-        if not same:
-            raise refuse("cast", column, f"a cast to {name}", position)
-        if wanted.typmod != -1 and (wanted.oid, wanted.typmod) != (declared.oid, declared.typmod):
-            raise refuse("truncating cast", column, f"a cast to {name}", position)
+        if not isinstance(field.value, Sealed):
+            what = "comparison with" if use is Use.TAG else "writing"
+            raise refuse("write", column, f"{what} a value that is not sealed", position)
+        mine = field.value.column
+        self.edits.columns.add(mine)
+        if use is Use.TAG:
+            comparable(column, mine, position)
+            self._put(start, end, self.tag_text(ref, field))
+            return
+        self.copied(want, field.value, position)
+        self._put(start, end, written if aggregated else self.value_text(written, field, where))
+
+    def _put(self, start: int, end: int, text: bytes) -> None:
+        if self.text.sql[start:end] != text:
+            self.edits.replace(start, end, text)
 
     def widened(
         self, start: int, first_end: int, last_start: int, end: int, column: ProtectedColumn,
@@ -304,200 +172,276 @@ class Expressions:
             end = text.ends[index]
         return start, end
 
-    # -- expressions -----------------------------------------------------------------------------
+    # -- sealed values and tags ------------------------------------------------------------------
+
+    def emit(self, node: Node, scope: Scope, want: Want | None, aggregated: bool = False) -> None:
+        """The expression becomes a sealed value or tag of a column; None: it must be plain.
+        `aggregated`: it is an argument of an aggregate function."""
+        if want is None:
+            self.plain(node, scope)
+            return
+        use, column = want
+        self.edits.columns.add(column)
+        leaf = self.operands.leaf(node)
+        if leaf is not None:
+            self.operands.put(leaf, column, use)
+            return
+        which = kind(node)
+        if which == "column_ref":
+            self._reference(node, scope, want, aggregated)
+        elif which == "type_cast":
+            self._emit_cast(node.type_cast, scope, want, aggregated)
+        elif which == "coalesce_expr":
+            for item in node.coalesce_expr.args:
+                self.emit(item, scope, want, aggregated)
+        elif which == "case_expr":
+            self._case(node.case_expr, scope, want, aggregated)
+        elif which == "a_expr" and node.a_expr.kind == 6:  # NULLIF
+            self.comparisons.nullif(node.a_expr, scope, want)
+        elif which == "sub_link" and node.sub_link.sub_link_type == 5:  # EXPR_SUBLINK
+            level = self.query.level(node.sub_link.subselect.select_stmt, scope)
+            self.query.emit(level, [want])
+        elif (extreme := self.ordering.extreme_of(node, scope)) is not None:
+            if use is Use.TAG:
+                raise refuse("sorted", column, "comparison with min or max")
+            self.copied(want, Sealed(extreme.column, extreme.column.type))
+            self.ordering.extreme(node.func_call, extreme, scope)
+        elif (picked := first_of(node)) is not None:
+            self.emit(picked, scope, want, aggregated=True)
+            self._call_rest(node.a_indirection.arg.func_call, scope)
+            for step in node.a_indirection.indirection:
+                self.walk(step, scope)
+        elif which == "func_call" and passes(node.func_call):
+            self._passing(node.func_call, scope, want)
+        else:
+            what = "comparison with" if use is Use.TAG else "writing"
+            raise refuse("write", column, f"{what} an expression")
+
+    def _emit_cast(self, cast: Node, scope: Scope, want: Want, aggregated: bool) -> None:
+        origin = self.provenance.of(cast.arg, scope)
+        column = want[1]
+        if isinstance(origin, Sealed):
+            name, array = type_text(cast.type_name)
+            if array or harmless_cast(origin.shown, name) is None:
+                raise refuse("cast", origin.column, f"a cast to {name}", max(cast.location, 0) + 1)
+        else:
+            self.operands.check_cast(cast, column, False)
+        self.emit(cast.arg, scope, want, aggregated)
+        self.operands.drop_cast(cast, column)
+
+    def _passing(self, call: Node, scope: Scope, want: Want) -> None:
+        name = strings(call.funcname)[-1]
+        self.emit(call.args[0], scope, want, aggregated=name == "any_value")
+        for i, item in enumerate(call.args[1:]):
+            # lag(value, offset, default)
+            self.emit(item, scope, want if i == 1 and name in ("lag", "lead") else None)
+        self._call_rest(call, scope)
+
+    def _call_rest(self, call: Node, scope: Scope) -> None:
+        for order in call.agg_order:
+            self.query.grouping.sort(order.sort_by, scope, [])
+        if call.agg_filter.ByteSize():
+            self.plain(call.agg_filter, scope)
+        if call.HasField("over"):
+            self.query.grouping.window(call.over, scope)
+
+    def _case(self, case: Node, scope: Scope, want: Want | None, aggregated: bool = False) -> None:
+        if case.arg.ByteSize():
+            self.comparisons.case(case, scope)
+        else:
+            for when in case.args:
+                self.plain(when.case_when.expr, scope)
+        for when in case.args:
+            self.emit(when.case_when.result, scope, want, aggregated)
+        if case.defresult.ByteSize():
+            self.emit(case.defresult, scope, want, aggregated)
+
+    def as_it_is(self, node: Node, scope: Scope, aggregated: bool = False) -> None:
+        """A place where a sealed value may stand as well as any other."""
+        origin = self.provenance.of(node, scope)
+        if isinstance(origin, Sealed):
+            self.emit(node, scope, (Use.SHOW, origin.column), aggregated)
+        else:
+            self.plain(node, scope)
+
+    # -- plain expressions -----------------------------------------------------------------------
 
     def plain(self, node: Node, scope: Scope) -> None:
         """Nothing sealed in it but in forms that are handled. Refusal otherwise."""
         which = kind(node)
-        handler = getattr(self, f"_{which}", None)
+        handler = getattr(self, f"_plain_{which}", None)
         if handler is not None:
-            handler(inner(node), scope, node)
+            handler(inner(node), scope)
         elif which:
-            self._walk(inner(node), scope)
+            self.walk(inner(node), scope)
 
-    def _walk(self, message: Node, scope: Scope) -> None:
+    def walk(self, message: Node, scope: Scope) -> None:
+        """`plain` for everything below a message."""
         for child in fields(message):
-            if child.DESCRIPTOR.name == "Node":
+            name = child.DESCRIPTOR.name
+            if name == "Node":
                 self.plain(child, scope)
-            elif child.DESCRIPTOR.name == "SelectStmt":
-                self._no_sealed(self.query.select(child, scope))
+            elif name == "SelectStmt":
+                self._no_sealed(child, scope)
+            elif name == "WindowDef":
+                self.query.grouping.window(child, scope)
             else:
-                self._walk(child, scope)
+                self.walk(child, scope)
 
-    def _column_ref(self, ref: Node, scope: Scope, node: Node) -> None:
-        found = self.lookup(ref, scope)
-        if found is not None:
-            raise refuse("expression", found[0], "this expression", ref.location + 1)
+    def _no_sealed(self, statement: Node, scope: Scope) -> None:
+        level = self.query.level(statement, scope)
+        for output in level.outputs:
+            if isinstance(output.origin, Sealed):
+                raise refuse("expression", output.origin.column, "a sub-select that yields it here")
+        self.query.emit(level, None)
 
-    def _param_ref(self, ref: Node, scope: Scope, node: Node) -> None:
+    def _plain_column_ref(self, ref: Node, scope: Scope) -> None:
+        found = self.provenance.lookup(ref, scope)
+        if found is None:
+            return
+        field = found[0]
+        position = max(ref.location, 0) + 1
+        if isinstance(field.value, Sealed):
+            raise refuse("expression", field.value.column, "this expression", position)
+        if isinstance(field.value, Cell):
+            field.value.want_plain(position)
+        if field.merged:
+            self._put(*self.span(ref), field.text)
+
+    def _plain_param_ref(self, ref: Node, scope: Scope) -> None:
         end = self.text.ends[self.text.at(ref.location)]
         self.edits.param(ref.location, end, ref.number)
 
-    def _select_stmt(self, statement: Node, scope: Scope, node: Node) -> None:
-        self._no_sealed(self.query.select(statement, scope))
+    def _plain_select_stmt(self, statement: Node, scope: Scope) -> None:
+        self._no_sealed(statement, scope)
 
-    def _no_sealed(self, outputs: "Sequence[object]") -> None:
-        for output in outputs:
-            sealed = getattr(output, "sealed", None)
-            if sealed is not None:
-                raise refuse("expression", sealed, "a sub-select that yields it here")
+    def _plain_window_def(self, window: Node, scope: Scope) -> None:
+        self.query.grouping.window(window, scope)
 
-    def _sort_by(self, key: Node, scope: Scope, node: Node) -> None:
-        """ORDER BY in a window or an aggregate."""
-        sealed = self.peek(key.node, scope)
-        if sealed is None:
-            self.plain(key.node, scope)
+    def _plain_null_test(self, test: Node, scope: Scope) -> None:
+        if kind(test.arg) == "row_expr":
+            for item in test.arg.row_expr.args:
+                self._nullness(item, scope)
         else:
-            self.ordering.sort_key(key, key.node, scope, sealed)
+            self._nullness(test.arg, scope)
 
-    def _null_test(self, test: Node, scope: Scope, node: Node) -> None:
-        self.value(test.arg, scope)
+    def _nullness(self, node: Node, scope: Scope) -> None:
+        """A place where only NULL or not matters."""
+        if kind(node) != "column_ref":
+            self.as_it_is(node, scope)
+            return
+        found = self.provenance.lookup(node.column_ref, scope)
+        if found is None:
+            self.plain(node, scope)
+            return
+        field, where = found
+        start, end = self.span(node.column_ref)
+        if isinstance(field.value, Sealed):
+            self.edits.columns.add(field.value.column)
+            if field in where.grouped:
+                self._put(start, end, self.tag_text(node.column_ref, field))
+                return
+        if field.merged:
+            self._put(start, end, field.text)
 
-    def _type_cast(self, cast: Node, scope: Scope, node: Node) -> None:
-        sealed = self.peek(cast.arg, scope)
-        if sealed is not None:
-            raise refuse("cast", sealed, "a cast", max(cast.location, 0) + 1)
+    def _plain_type_cast(self, cast: Node, scope: Scope) -> None:
+        origin = self.provenance.of(cast.arg, scope)
+        if isinstance(origin, Sealed):
+            raise refuse("cast", origin.column, "a cast", max(cast.location, 0) + 1)
         self.plain(cast.arg, scope)
 
-    def _func_call(self, call: Node, scope: Scope, node: Node) -> None:
-        if strings(call.funcname) in _COUNT and len(call.args) == 1 and not call.agg_order:
-            sealed = self.peek(call.args[0], scope)
-            if sealed is not None:
-                self.edits.columns.add(sealed)
-                if call.agg_distinct:
-                    self.tag_of(call.args[0], scope, sealed)
-                for part in (call.agg_filter, call.over):
-                    if part.ByteSize():
-                        self._walk(part, scope)
-                return
-        self._walk(call, scope)
+    def _plain_case_expr(self, case: Node, scope: Scope) -> None:
+        self._case(case, scope, None)
 
-    def _sub_link(self, link: Node, scope: Scope, node: Node) -> None:
-        subselect = link.subselect.select_stmt
-        outputs = self.query.select(subselect, scope)
-        if not link.testexpr.ByteSize():
-            if link.sub_link_type != 1:  # EXISTS_SUBLINK lets go of the outputs
-                self._no_sealed(list(outputs))
+    def _plain_func_call(self, call: Node, scope: Scope) -> None:
+        name = strings(call.funcname)
+        if name in (["count"], ["pg_catalog", "count"]) and len(call.args) == 1:
+            if call.agg_distinct:
+                self.query.grouping.key(call.args[0], scope)
+            else:
+                self.as_it_is(call.args[0], scope, aggregated=True)
+            self._call_rest(call, scope)
             return
-        column = self.peek(link.testexpr, scope)
-        operator = [n for n in strings(link.oper_name)] if link.oper_name else ["="]
-        if column is None:
-            self.plain(link.testexpr, scope)
-            self._no_sealed(list(outputs))
-            return
-        if operator[-1] not in ("=", "<>"):
-            raise refuse("<", column, f"operator {operator[-1]}")
-        if len(outputs) != 1 or outputs[0].sealed is None or outputs[0].node is None:
-            raise refuse("domain", column, "comparison with this sub-select")
-        self._same_domain(column, outputs[0].sealed)
-        self.tag_of(link.testexpr, scope, column)
-        inside = outputs[0]
-        assert inside.scope is not None
-        assert inside.sealed is not None
-        self.tag_of(inside.node, inside.scope, inside.sealed)
+        for item in call.args:
+            origin = self.provenance.of(item, scope)
+            if isinstance(origin, Sealed):
+                position = max(call.location, 0) + 1
+                raise refuse("function", origin.column, f"{name[-1]}()", position)
+            self.plain(item, scope)
+        self._call_rest(call, scope)
 
-    def _same_domain(self, one: ProtectedColumn, other: ProtectedColumn) -> None:
-        same_type = one.type.oid == other.type.oid
-        if one.domain != other.domain or not same_type or one.transform_id != other.transform_id:
-            raise refuse("domain", one, f'comparison with "{other.table}.{other.column}"')
-
-    # -- comparisons -----------------------------------------------------------------------------
-
-    def _a_expr(self, expr: Node, scope: Scope, node: Node) -> None:
-        left, right = expr.lexpr, expr.rexpr
-        if kind(left) == "row_expr" and kind(right) == "row_expr" and strings(expr.name) == ["="]:
-            pairs = list(zip(left.row_expr.args, right.row_expr.args, strict=False))
-            if len(left.row_expr.args) == len(right.row_expr.args):
-                for one, other in pairs:
-                    self._compare(1, "=", one, other, scope, expr)
-                return
-        self._compare(expr.kind, strings(expr.name)[-1], left, right, scope, expr)
-
-    def _compare(
-        self, form: int, operator: str, left: Node, right: Node, scope: Scope, expr: Node
-    ) -> None:
-        position = max(expr.location, 0) + 1
-        for search in (self.patterns, self.ordering):
-            if search.compare(form, operator, left, right, scope, position):
-                return
-        one, other = self.peek(left, scope), self.peek(right, scope)
-        if one is None and other is None:
-            for side in (left, right):
-                self.plain(side, scope)
-            return
-        column = one or other
-        assert column is not None
-        # A_Expr_Kind: 1 OP, 2 OP_ANY, 3 OP_ALL, 4 DISTINCT, 5 NOT_DISTINCT, 6 NULLIF, 7 IN, 8.. LIKE
-        if form in (8, 9, 10) or operator in ("~~", "!~~", "~~*", "!~~*", "~", "!~", "~*", "!~*"):
-            rule = "recheck" if tokens_of(column, MATCH) else "LIKE"
-            raise refuse(rule, column, "this pattern search", position)
-        if form not in (1, 2, 3, 4, 5, 7) or operator not in ("=", "<>"):
-            searched = tokens_of(column, RANGE) is not None
-            rule = (
-                "recheck"
-                if searched
-                else (
-                    "<"
-                    if operator in ("<", ">", "<=", ">=", "BETWEEN") or form > 10
-                    else "expression"
-                )
-            )
-            raise refuse(rule, column, f"operator {operator}", position)
-        if one is not None and other is not None:
-            self._same_domain(one, other)
-            self.tag_of(left, scope, one)
-            self.tag_of(right, scope, other)
-            return
-        reference, operand = (left, right) if one is not None else (right, left)
-        if form in (2, 3, 7) and one is None:
-            raise refuse("expression", column, "this comparison", position)
-        self.tag_of(reference, scope, column)
-        if form == 7:
-            for item in operand.list.items:
-                if not self.operand(item, column, Use.TAG):
-                    raise refuse("write", column, "comparison with an expression", position)
-        elif form in (2, 3):
-            self._array_operand(operand, column, position)
-        elif not self.operand(operand, column, Use.TAG):
-            self._compared_subselect(operand, column, scope, position)
-
-    def _compared_subselect(
-        self, operand: Node, column: ProtectedColumn, scope: Scope, position: int
-    ) -> None:
-        if kind(operand) != "sub_link" or operand.sub_link.sub_link_type != 5:
-            raise refuse("write", column, "comparison with an expression", position)
-        outputs = self.query.select(operand.sub_link.subselect.select_stmt, scope)
-        if len(outputs) != 1 or outputs[0].sealed is None or outputs[0].node is None:
-            raise refuse("domain", column, "comparison with this sub-select", position)
-        self._same_domain(column, outputs[0].sealed)
-        assert outputs[0].scope is not None
-        self.tag_of(outputs[0].node, outputs[0].scope, outputs[0].sealed)
-
-    def _array_operand(self, operand: Node, column: ProtectedColumn, position: int) -> None:
-        cast_end = 0
-        array = operand
-        if kind(operand) == "type_cast" and kind(operand.type_cast.arg) == "a_array_expr":
-            cast = operand.type_cast
-            self._check_cast(cast, column, Use.TAG_ARRAY)
-            at = self.text.at(cast.location)
-            if self.text.word(at) != "::":
-                raise refuse("cast", column, "this cast", position)
-            cast_end = self.text.ends[self.text.type_end(at + 1)]
-            self.edits.replace(cast.location, cast_end)
-            array = cast.arg
-        if kind(array) == "a_array_expr":
-            for item in array.a_array_expr.elements:
-                if not self.operand(item, column, Use.TAG):
-                    raise refuse("write", column, "comparison with an expression", position)
-            return
-        if not self.operand(operand, column, Use.TAG_ARRAY):
-            raise refuse("write", column, "comparison with an expression", position)
-
-    # -- what a sealed column must not reach in disguise ------------------------------------------
-
-    def _row_expr(self, row: Node, scope: Scope, node: Node) -> None:
-        for item in row.args:
+    def _plain_min_max_expr(self, expr: Node, scope: Scope) -> None:
+        for item in expr.args:
+            origin = self.provenance.of(item, scope)
+            if isinstance(origin, Sealed):
+                raise refuse("<", origin.column, "GREATEST or LEAST", max(expr.location, 0) + 1)
             self.plain(item, scope)
 
-    def _json_expr(self, message: Node, scope: Scope, node: Node) -> None:
+    def _plain_sub_link(self, link: Node, scope: Scope) -> None:
+        self.comparisons.sub_link(link, scope)
+
+    def _plain_a_expr(self, expr: Node, scope: Scope) -> None:
+        self.comparisons.expression(expr, scope)
+
+    def _plain_collate_clause(self, clause: Node, scope: Scope) -> None:
+        origin = self.provenance.of(clause.arg, scope)
+        if isinstance(origin, Sealed):
+            raise refuse("expression", origin.column, "COLLATE", max(clause.location, 0) + 1)
+        self.plain(clause.arg, scope)
+
+    def _plain_json_expr(self, message: Node, scope: Scope) -> None:
         raise Refusal("0A000", "SQL/JSON functions beside protected tables are not supported")
+
+    def same_domain(self, one: ProtectedColumn, other: ProtectedColumn) -> None:
+        """Refusal unless the two columns have one domain and type."""
+        same = one.domain == other.domain and one.ring == other.ring
+        if not same or one.type.oid != other.type.oid or one.transform_id != other.transform_id:
+            raise refuse("domain", one, f'comparison with "{other.table}.{other.column}"')
+
+    def operand_piece(
+        self, node: Node, column: ProtectedColumn, use: Use
+    ) -> tuple[int, int, Piece] | None:
+        """Where a parameter or literal stands, and what is to stand there; None if it is neither."""
+        leaf = self.operands.leaf(node)
+        return (
+            None if leaf is None else (leaf.start, leaf.end, self.operands.piece(leaf, column, use))
+        )
+
+    def operand(self, node: Node, column: ProtectedColumn, use: Use) -> bool:
+        """A parameter or literal takes another form where it stands. False if it is neither."""
+        leaf = self.operands.leaf(node)
+        if leaf is not None:
+            self.operands.put(leaf, column, use)
+        return leaf is not None
+
+
+def tag_of(text: bytes) -> bytes:
+    """The equality tag of a sealed value (docs/reference/format.md, "Column value")."""
+    return b"substring(" + text + b" from 4 for 16)"
+
+
+def comparable(one: ProtectedColumn, other: ProtectedColumn, position: int = 0) -> None:
+    """Refusal unless equal values of the two columns have equal tags."""
+    for column in (one, other):
+        if not column.equality:
+            raise refuse("no equality", column, "comparison", position)
+    same = one.domain == other.domain and one.ring == other.ring
+    alike = comparable_types(one.type.oid, other.type.oid)
+    if not same or not alike or one.transform_id != other.transform_id:
+        raise refuse("domain", one, f'comparison with "{other.table}.{other.column}"', position)
+
+
+def copyable(to: ProtectedColumn, source: ProtectedColumn, position: int = 0) -> None:
+    """Refusal unless a sealed value of `source` is one of `to` as it stands."""
+    what = f'writing "{source.table}.{source.column}"'
+    if to.domain != source.domain or to.type.oid != source.type.oid or to.ring != source.ring:
+        raise refuse("domain", to, what, position)
+    searches = (to.equality, to.transform_id, to.search)
+    if searches != (source.equality, source.transform_id, source.search):
+        raise refuse("domain", to, "writing a value with another search option", position)
+
+
+def _within(to: ProtectedColumn, source: Sealed) -> bool:
+    """Whether a value that is shown with this length or scale can only be one that `to` takes."""
+    has, most = source.shown.typmod, to.type.typmod
+    return most in (-1, has) or (to.type.oid == VARCHAR and 0 < has <= most)

@@ -39,6 +39,8 @@ def fast_bind(
         return None  # whether a row stays depends on the operands
     params: list[_Param] = []
     for target in plan.params:
+        if target.column in statement.several:
+            return None
         param = _param(target, statement.oids, codecs)
         if param is None:
             return None
@@ -60,7 +62,7 @@ def _param(
     if target.use is Use.PASS:
         return target.client_index, None, False, FAST_PASS, 0
     column = target.column
-    if target.use not in (Use.STORE, Use.TAG) or column is None:
+    if target.use not in (Use.STORE, Use.TAG, Use.SEARCH) or column is None:
         return None
     store = target.use is Use.STORE
     if store and column.search.match is not None:

@@ -71,7 +71,7 @@ class Ordering:
     def _two_columns(
         self, left: Node, right: Node, one: ProtectedColumn, other: ProtectedColumn, scope: Scope
     ) -> None:
-        self._of._same_domain(one, other)
+        self._of.same_domain(one, other)
         if one.search.order_bits != other.search.order_bits:
             raise refuse("domain", one, f'comparison with "{other.table}.{other.column}"')
         for node, column in ((left, one), (right, other)):
@@ -162,8 +162,9 @@ class Ordering:
 
     # -- min, max --------------------------------------------------------------------------------
 
-    def extreme(self, node: Node, scope: Scope) -> ProtectedColumn | None:
-        """min(c) and max(c) become the first of the values by their tokens; the column, or None."""
+    def extreme_of(self, node: Node, scope: Scope) -> IndexColumn | None:
+        """The tokens by which min(c) or max(c) is found, where the expression is one of a column that
+        has them."""
         if kind(node) != "func_call":
             return None
         call = node.func_call
@@ -178,6 +179,10 @@ class Ordering:
             return None
         if call.over.ByteSize() or call.agg_order or call.agg_within_group:
             raise refuse("window", column, f"{names[-1]} as a window function", call.location + 1)
+        return tokens
+
+    def extreme(self, call: Node, tokens: IndexColumn, scope: Scope) -> None:
+        """min(c) and max(c) become the first of the values by their tokens."""
         text = self._of.text
         index = text.at(call.location)
         while text.word(index) != "(":
@@ -185,13 +190,13 @@ class Ordering:
         close = text.matching(index, 1)
         reference = call.args[0].column_ref
         start, end = self._of.span(reference)
-        way = b"ASC" if names[-1] == "min" else b"DESC"
+        way = b"ASC" if strings(call.funcname)[-1] == "min" else b"DESC"
         place = self._of.tokens_text(call.args[0], scope, tokens)
         value = text.sql[start:end]
-        self._of.edits.columns.add(column)
+        self._of.edits.columns.add(tokens.column)
         self._of.edits.replace(
             call.location, text.ends[close],
-            b"(array_agg(%s ORDER BY %s %s NULLS LAST)" % (value, place, way),
+            b"(pg_catalog.array_agg(%s ORDER BY %s %s NULLS LAST)" % (value, place, way),
         )  # fmt: skip
         if call.agg_filter.ByteSize():
             self._of.plain(call.agg_filter, scope)
@@ -200,9 +205,3 @@ class Ordering:
                 opening += 1
             close = text.matching(opening, 1)
         self._of.edits.replace(text.ends[close], text.ends[close], b")[1]")
-        return column
-
-    def name_extreme(self, call: Node) -> None:
-        """As an output without a name of its own it is called min or max."""
-        name = strings(call.funcname)[-1].encode()
-        self._of.edits.append_to_last(b" AS " + name)

@@ -98,7 +98,7 @@ class Patterns:
         if form not in (1, 4, 5, 7) or operator not in ("=", "<>") or (form == 7 and one is None):
             raise refuse("transform", column, f"operator {operator} on a function", position)
         if one is not None and other is not None:
-            self._of._same_domain(one[0], other[0])
+            self._of.same_domain(one[0], other[0])
             if one[0].search.transform != other[0].search.transform:
                 raise refuse("transform", column, "comparison of two transforms", position)
             self._tags(left, one, scope)

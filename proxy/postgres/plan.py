@@ -8,16 +8,20 @@ Values never live in a plan except as `Literal`s of a plan for one exact text.
 from dataclasses import dataclass, field
 from enum import Enum
 
-from proxy.postgres.snapshot import ProtectedColumn
+from proxy.postgres.snapshot import ProtectedColumn, SealedType
 
 
 class Use(Enum):
     """What a client's value becomes on the server leg."""
 
     PASS = "pass"  # noqa: S105 - forwarded as the client sent it
-    STORE = "store"  # sealed value, bytea
-    TAG = "tag"  # equality tag, bytea (16 bytes)
-    TAG_ARRAY = "tag_array"  # array of the declared type -> bytea[] of tags
+    STORE = "store"  # sealed value, bytea, of the column's length and scale
+    SHOW = "show"  # sealed value, bytea, as it is: it is shown to the client and not written
+    TAG = "tag"  # equality tag under the active index key, bytea (16 bytes)
+    SEARCH = "search"  # what finds a value: its tag; while there are several index keys, all its
+    # tags as bytea[] ({NULL} for NULL), with `Either` around it in the text
+    TAG_ARRAY = "tag_array"  # array of the declared type -> bytea[] of tags under the active key
+    SEARCH_ARRAY = "search_array"  # array of the declared type -> bytea[] of all its elements' tags
     STORE_ARRAY = "store_array"  # array of the declared type -> bytea[] of sealed values
     TRANSFORM = "transform"  # tag of the transformed value, bytea (16 bytes)
     TRANSFORMED = "transformed"  # tag of a value that is compared with transformed ones
@@ -131,7 +135,16 @@ class Literal:
     how: How = None  # as in ParamTarget
 
 
-Segment = bytes | Literal
+@dataclass(frozen=True, slots=True)
+class Either:
+    """A piece of the text that depends on how many index keys the column has now."""
+
+    column: ProtectedColumn
+    one: bytes
+    several: bytes
+
+
+Segment = bytes | Literal | Either
 
 
 class Effect(Enum):
@@ -166,6 +179,11 @@ class StatementPlan:
     edits: tuple[tuple[int, int, tuple[Segment, ...]], ...] = ()
     free: frozenset[int] | None = None
     check: Check | None = None  # its columns are the last of `outputs`; the client never sees them
+    # where a cast or function changed it: the type as which an output is shown, else None
+    shown: tuple[SealedType | None, ...] | None = None
+    # columns whose stored tags are compared with each other, or with one tag alone: what the
+    # statement says is true only while they have one index key
+    compared: frozenset[ProtectedColumn] = field(default_factory=frozenset)
 
     @property
     def visible(self) -> tuple[ProtectedColumn | None, ...] | None:

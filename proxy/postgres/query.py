@@ -1,28 +1,77 @@
-"""SELECT over protected tables: FROM, targets, grouping, set operations, CTEs. Pure.
+"""SELECT over protected tables: levels, their outputs, and what becomes of them. Pure.
 
-`select()` analyses a (sub-)select in its scope, records the edits, and returns its outputs with their
-provenance. What it cannot prove it refuses.
+Theory of operation. A level (a SELECT, VALUES or set operation) is first resolved: what is in its FROM,
+which columns it yields, and where each comes from; nothing is edited by that. Then it is emitted from
+the top down: whoever uses a level says in which form it wants each output (a sealed value or tag of a
+column, or as it is), and the edits are recorded. What is in FROM or WITH is emitted last, when all uses
+of its columns are known. What cannot be proven is refused.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from proxy.postgres.edits import Edits
-from proxy.postgres.expressions import Expressions
+from proxy.postgres.expressions import Expressions, Want
 from proxy.postgres.grammar import Node, Text, fields, inner, kind, strings
-from proxy.postgres.names import Entry, Field, Names, Scope, quoted
-from proxy.postgres.plan import Refusal
+from proxy.postgres.grouping import Grouping
+from proxy.postgres.names import Cell, Derived, Entry, Field, Names, Scope, Sealed, Value, quoted
+from proxy.postgres.operands import Operands
+from proxy.postgres.output_names import implied_name, keep_name
+from proxy.postgres.plan import Refusal, Use
 from proxy.postgres.predicates import refuse
-from proxy.postgres.snapshot import ProtectedColumn
+from proxy.postgres.provenance import Open, Origin, Provenance, joined, origin
+from proxy.postgres.set_operations import SetOperations
+from proxy.postgres.sources import Sources
+
+Wants = list[Want | None]
 
 
 @dataclass(frozen=True)
 class Output:
-    """One output column. `node`: the column reference behind it, in `scope`."""
+    """One output column: the expression behind it, or the field that a star brought."""
 
     name: str
-    sealed: ProtectedColumn | None = None
+    origin: Origin = None
     node: Node | None = None
-    scope: Scope | None = None
+    field: Field | None = None
+
+
+@dataclass(eq=False)
+class Level:
+    """`unknown`: it has columns, from a star, of which nothing is known but that none is protected.
+    `targets`: a target list's nodes with the index and the number of their outputs."""
+
+    statement: Node
+    scope: Scope
+    outputs: list[Output]
+    unknown: bool = False
+    targets: list[tuple[Node, int, int]] = field(default_factory=list)
+    sides: "tuple[Level, Level] | None" = None
+    cells: dict[int, Cell] = field(default_factory=dict)
+    recursive: bool = False
+    emitted: bool = False
+
+    def derived(self, names: "list[str] | None" = None) -> Derived:
+        """Its columns for whoever has it in FROM; what is open becomes cells."""
+        if self.unknown:
+            return Derived(None)
+        columns: list[tuple[str, Value]] = []
+        for i, output in enumerate(self.outputs):
+            value: Value = None
+            if isinstance(output.origin, Sealed):
+                value = output.origin
+            elif isinstance(output.origin, Open):
+                value = self.cells.setdefault(i, Cell())
+            columns.append((names[i] if names and i < len(names) else output.name, value))
+        return Derived(tuple(columns))
+
+    def wants(self) -> Wants:
+        """What the uses of its cells ask for."""
+        found: Wants = [None] * len(self.outputs)
+        for i, cell in self.cells.items():
+            if cell.column is not None and cell.form in ("tag", "sealed"):
+                found[i] = (Use.TAG if cell.form == "tag" else Use.STORE, cell.column)
+        return found
 
 
 class Query:
@@ -32,324 +81,211 @@ class Query:
         self.text = text
         self.edits = edits
         self.names = names
-        self.expressions = Expressions(text, edits, names)
-        self.expressions.query = self
+        self.operands = Operands(text, edits)
+        self.provenance = Provenance(self)
+        self.expressions = Expressions(self)
+        self.grouping = Grouping(self)
+        self.sources = Sources(self)
+        self.set_operations = SetOperations(self)
+        self.hidden: list[Output] = []  # behind the client's own, for the test of opened rows
+        self._levels: dict[int, Level] = {}  # by identity of the statement, which the level keeps
+        self._deferred: list[Callable[[], None]] = []
+        self._later: list[Callable[[], None]] = []
 
-    def select(self, statement: Node, parent: Scope | None) -> list[Output]:
-        """Outputs of a SELECT, VALUES or set operation."""
+    # -- order of work ---------------------------------------------------------------------------
+
+    def defer(self, emission: Callable[[], None]) -> None:
+        """Something in FROM or WITH is emitted when all that could use it has been."""
+        self._deferred.append(emission)
+
+    def later(self, edit: Callable[[], None]) -> None:
+        """An edit whose text depends on the final form of a cell."""
+        self._later.append(edit)
+
+    def finish(self) -> None:
+        """All that was put off is done."""
+        while self._deferred:
+            self._deferred.pop()()
+        for edit in self._later:
+            edit()
+
+    # -- resolving -------------------------------------------------------------------------------
+
+    def level(self, statement: Node, parent: Scope | None) -> Level:
+        """The level of a (sub-)select, resolved once."""
+        found = self._levels.get(id(statement))
+        if found is None:
+            found = self._resolve(statement, parent)
+            self._levels[id(statement)] = found
+        return found
+
+    def _resolve(self, statement: Node, parent: Scope | None) -> Level:
         scope = Scope(parent)
         if statement.HasField("with_clause"):
-            self.ctes(statement.with_clause, scope)
+            self.sources.ctes(statement.with_clause, scope)
         if statement.op > 1:
-            return self._set_operation(statement, scope)
+            left, right = self.level(statement.larg, scope), self.level(statement.rarg, scope)
+            outputs = [
+                Output(one.name, joined([one.origin, other.origin]))
+                for one, other in zip(left.outputs, right.outputs, strict=False)
+            ]
+            unknown = left.unknown or right.unknown
+            if not unknown and len(left.outputs) != len(right.outputs):
+                raise Refusal("42601", "each UNION query must have the same number of columns")
+            return Level(statement, scope, outputs, unknown, sides=(left, right))
         if statement.values_lists:
-            return self._values(statement, scope)
-        return self._plain_select(statement, scope)
-
-    def ctes(self, clause: Node, scope: Scope) -> None:
-        """Adds the CTEs of a WITH to the scope; data-modifying ones over protected tables are refused."""
-        for node in clause.ctes:
-            cte = node.common_table_expr
-            if clause.recursive:
-                scope.ctes[cte.ctename] = None
-            which = kind(cte.ctequery)
-            if which != "select_stmt":
-                self._unprotected_only(cte.ctequery, "a data-modifying WITH on a protected table")
-                self.expressions._walk(inner(cte.ctequery), scope)
-                scope.ctes[cte.ctename] = None
-                continue
-            outputs = self.select(cte.ctequery.select_stmt, scope)
-            if clause.recursive and any(o.sealed for o in outputs):
-                raise refuse("recursive", None, "WITH RECURSIVE over protected columns")
-            names = strings(cte.aliascolnames) or [o.name for o in outputs]
-            scope.ctes[cte.ctename] = self._renamed(outputs, names)
-
-    def _renamed(self, outputs: list[Output], names: list[str]) -> tuple[Field, ...] | None:
-        if any(o.name == "*" for o in outputs):
-            return None
-        renamed = names + [o.name for o in outputs[len(names) :]]
-        return tuple(Field(n, o.sealed) for n, o in zip(renamed, outputs, strict=True))
-
-    def _unprotected_only(self, node: Node, what: str) -> None:
-        for relation in relations_in(node):
-            key = self.names.locate(relation.schemaname, relation.relname)
-            if self.names.protected(key):
-                raise refuse("statement", None, what, relation.location + 1)
-
-    def _set_operation(self, statement: Node, scope: Scope) -> list[Output]:
-        left, right = self.select(statement.larg, scope), self.select(statement.rarg, scope)
-        sealed = [o.sealed for o in (*left, *right) if o.sealed is not None]
-        for clause in (statement.sort_clause, statement.limit_count, statement.limit_offset):
-            self._trailing(clause, scope, left)
-        if not sealed:
-            return left
-        if statement.op != 2 or not statement.all:  # SETOP_UNION
-            raise refuse("set operation", sealed[0], "a set operation that removes duplicates")
-        if len(left) != len(right):
-            raise Refusal("42601", "each UNION query must have the same number of columns")
-        for one, other in zip(left, right, strict=True):
-            if (one.sealed is None) != (other.sealed is None):
-                raise refuse("domain", one.sealed or other.sealed, "UNION with other values")
-            if one.sealed and other.sealed and one.sealed.domain != other.sealed.domain:
-                raise refuse("domain", one.sealed, "UNION with another domain")
-        return [Output(o.name, o.sealed) for o in left]
-
-    def _trailing(
-        self, clause: object, scope: Scope, outputs: list[Output], aggregated: bool = False
-    ) -> None:
-        """ORDER BY, LIMIT, OFFSET. `aggregated`: rows are put together before they are sorted."""
-        nodes = clause if not hasattr(clause, "DESCRIPTOR") else [clause]
-        for node in nodes:  # type: ignore[attr-defined]
-            if kind(node) == "sort_by":
-                self._sort_key(node.sort_by, scope, outputs, aggregated)
-            elif node.ByteSize():
-                self.expressions.plain(node, scope)
-
-    def _sort_key(self, key: Node, scope: Scope, outputs: list[Output], aggregated: bool) -> None:
-        node = key.node
-        sealed, reference = None, node
-        if kind(node) == "a_const" and node.a_const.WhichOneof("val") == "ival":
-            index = node.a_const.ival.ival - 1
-            if 0 <= index < len(outputs):
-                sealed, reference = outputs[index].sealed, outputs[index].node
-        elif kind(node) == "column_ref":
-            parts = strings(node.column_ref.fields)
-            named = [o for o in outputs if len(parts) == 1 and o.name == parts[0]]
-            sealed = named[0].sealed if named else self.expressions.peek(node, scope)
-            if named and sealed is None:
-                return
-            if len(named) > 1:
-                raise refuse("ORDER BY", sealed, "ORDER BY a name of two outputs")
-            if named and named[0].node is not None:
-                reference = named[0].node
-        if sealed is not None:
-            self.expressions.ordering.sort_key(key, reference, scope, sealed, aggregated)
-            return
-        self.expressions.plain(node, scope)
-
-    def _values(self, statement: Node, scope: Scope) -> list[Output]:
-        width = 0
-        for row in statement.values_lists:
-            width = max(width, len(row.list.items))
-            for item in row.list.items:
-                self.expressions.plain(item, scope)
-        for clause in (statement.sort_clause, statement.limit_count, statement.limit_offset):
-            self._trailing(clause, scope, [])
-        return [Output(f"column{i + 1}") for i in range(width)]
-
-    def _plain_select(self, statement: Node, scope: Scope) -> list[Output]:
+            rows = [list(row.list.items) for row in statement.values_lists]
+            width = min(len(row) for row in rows)
+            outputs = [
+                Output(f"column{i + 1}", joined([self.provenance.of(r[i], scope) for r in rows]))
+                for i in range(width)
+            ]
+            return Level(statement, scope, outputs)
         for node in statement.from_clause:
-            self.source(node, scope)
-        if statement.HasField("into_clause") and any(e.protected for e in scope.entries):
-            raise refuse("statement", None, "SELECT INTO from a protected table")
-        grouped = self._group(statement, scope)
-        distinct = bool(statement.distinct_clause)
-        outputs = self.targets(statement.target_list, scope, grouped)
-        if distinct:
-            self._distinct(statement, scope, outputs)
-        hidden: list[ProtectedColumn] = []
-        if statement.where_clause.ByteSize():
-            hidden = self.expressions.rechecks.where(statement, scope)
-        if statement.having_clause.ByteSize():
-            self.expressions.plain(statement.having_clause, scope)
-        for window in statement.window_clause:
-            self.expressions.plain(window, scope)
-        aggregated = distinct or grouped is not None
-        self._trailing(statement.sort_clause, scope, outputs, aggregated)
-        self._trailing(statement.limit_count, scope, outputs)
-        self._trailing(statement.limit_offset, scope, outputs)
-        return outputs + [Output("", column) for column in hidden]
+            self.sources.add(node, scope)
+        level = Level(statement, scope, [])
+        self.resolve_targets(level, statement.target_list)
+        return level
 
-    # -- FROM ------------------------------------------------------------------------------------
-
-    def source(self, node: Node, scope: Scope) -> None:
-        """Adds what one item of FROM brings to the scope."""
-        which = kind(node)
-        if which == "range_var":
-            self.table(node.range_var, scope)
-        elif which == "join_expr":
-            self._join(node.join_expr, scope)
-        elif which == "range_subselect":
-            item = node.range_subselect
-            outputs = self.select(item.subquery.select_stmt, scope)
-            names = strings(item.alias.colnames) if item.HasField("alias") else []
-            known = self._renamed(outputs, names)
-            scope.entries.append(Entry(item.alias.aliasname, known))
-        else:
-            self.expressions._walk(inner(node), scope)
-            alias = getattr(inner(node), "alias", None)
-            name = alias.aliasname if alias is not None else ""
-            scope.entries.append(Entry(name, None))
-
-    def table(self, item: Node, scope: Scope) -> Entry:
-        """Adds a table or CTE by name."""
-        self.names.visited.add(item.location)
-        alias = item.alias.aliasname if item.HasField("alias") else item.relname
-        if not item.schemaname:
-            known, fields_ = scope.cte(item.relname)
-            if known:
-                entry = Entry(alias, fields_)
-                scope.entries.append(entry)
-                return entry
-        entry = self.names.entry(self.names.locate(item.schemaname, item.relname), alias)
-        if entry.protected and item.HasField("alias") and item.alias.colnames:
-            raise refuse(
-                "whole row", None, "column aliases on a protected table", item.location + 1
-            )
-        scope.entries.append(entry)
-        return entry
-
-    def _join(self, join: Node, scope: Scope) -> None:
-        before = len(scope.entries)
-        self.source(join.larg, scope)
-        self.source(join.rarg, scope)
-        both = scope.entries[before:]
-        sealed = [f.sealed for e in both for f in e.fields or () if f.sealed]
-        if sealed and join.is_natural:
-            raise refuse("USING", None, "NATURAL JOIN with a protected table")
-        if sealed and join.HasField("alias"):
-            raise refuse("whole row", None, "an alias on a join with a protected table")
-        for name in strings(join.using_clause):
-            for entry in both:
-                for field in entry.fields or ():
-                    if field.name == name and field.sealed:
-                        raise refuse("USING", field.sealed, "JOIN … USING")
-        if join.using_clause and sealed:
-            # the merged columns would make `*` and unqualified names mean something else
-            raise refuse("USING", None, "JOIN … USING with a protected table")
-        if join.quals.ByteSize():
-            self.expressions.plain(join.quals, scope)
-
-    # -- targets ---------------------------------------------------------------------------------
-
-    def targets(
-        self, nodes: "list[Node]", scope: Scope, grouped: "set[str] | None" = None
-    ) -> list[Output]:
-        """Outputs of a target list or RETURNING; stars over protected tables are written out."""
-        outputs: list[Output] = []
+    def resolve_targets(self, level: Level, nodes: "list[Node]") -> None:
+        """The outputs of a target list or RETURNING."""
         for node in nodes:
-            target = node.res_target
-            if kind(target.val) == "column_ref":
-                parts = strings(target.val.column_ref.fields)
-                if parts[-1] == "*":
-                    outputs += self._star(target.val.column_ref, parts, scope)
-                    continue
-            sealed = self.expressions.value(target.val, scope)
-            name = target.name or self._implied_name(target.val)
-            if sealed is not None and grouped is not None and kind(target.val) == "column_ref":
-                self._grouped_target(target, sealed, grouped)
-            if sealed is not None and kind(target.val) == "func_call" and not target.name:
-                self.expressions.ordering.name_extreme(target.val.func_call)
-            outputs.append(Output(name, sealed, target.val if sealed else None, scope))
-        return outputs
+            value = node.res_target.val
+            first = len(level.outputs)
+            if kind(value) == "column_ref" and strings(value.column_ref.fields)[-1] == "*":
+                self._resolve_star(level, strings(value.column_ref.fields))
+            else:
+                name = node.res_target.name or implied_name(value)
+                level.outputs.append(Output(name, self.provenance.of(value, level.scope), value))
+            level.targets.append((node, first, len(level.outputs) - first))
 
-    def _implied_name(self, node: Node) -> str:
-        if kind(node) == "column_ref":
-            return strings(node.column_ref.fields)[-1]
-        if kind(node) == "func_call":
-            return strings(node.func_call.funcname)[-1]
-        if kind(node) == "type_cast":
-            return self._implied_name(node.type_cast.arg)
-        if kind(node) == "sub_link" and node.sub_link.subselect.select_stmt.target_list:
-            first = node.sub_link.subselect.select_stmt.target_list[0].res_target
-            return first.name or self._implied_name(first.val)
-        return "?column?"
+    def _starred(self, parts: "list[str]", scope: Scope) -> tuple[list[Entry], list[Field]]:
+        if len(parts) == 1:
+            return list(scope.entries), list(scope.visible)
+        at = scope.entry(parts[-2])
+        return ([at[0]], list(at[0].fields or ())) if at else ([Entry("", None)], [])
 
-    def _grouped_target(self, target: Node, sealed: ProtectedColumn, grouped: set[str]) -> None:
-        start, end = self.expressions.span(target.val.column_ref)
-        if strings(target.val.column_ref.fields)[-1] not in grouped:
-            return
-        name = b"" if target.name else b" AS " + quoted(sealed.column)
-        text = self.text.sql[start:end]
-        self.edits.replace(start, end, b"(array_agg(" + text + b"))[1]" + name)
-
-    def _star(self, ref: Node, parts: list[str], scope: Scope) -> list[Output]:
-        if len(parts) > 1:
-            entry = scope.entry(parts[-2])
-            entries = [entry] if entry is not None else []
-        else:
-            entries = list(scope.entries)
-        if not any(e.protected or e.hidden for e in entries):
-            known = [f for e in entries for f in e.fields or ()]
-            unknown = not entries or any(e.fields is None for e in entries)
-            return [Output("*")] if unknown else [Output(f.name) for f in known]
-        names: list[bytes] = []
-        outputs: list[Output] = []
-        for entry in entries:
-            if entry.fields is None:
+    def _resolve_star(self, level: Level, parts: "list[str]") -> None:
+        entries, starred = self._starred(parts, level.scope)
+        if any(e.fields is None for e in entries):
+            if any(e.protected for e in entries):
                 raise Refusal(
                     "0A000",
                     "* over a protected table beside a source whose columns are not known",
                     "Name the columns.",
                 )
-            for field in entry.fields:
-                names.append(quoted(entry.alias) + b"." + quoted(field.name))
-                outputs.append(Output(field.name, field.sealed))
-                if field.sealed:
-                    self.edits.columns.add(field.sealed)
-        start, end = self.expressions.span(ref)
-        self.edits.replace(start, end, b", ".join(names))
-        return outputs
+            level.unknown = True
+            return
+        for one in starred:
+            level.outputs.append(Output(one.name, origin(one.value), None, one))
 
-    # -- GROUP BY, DISTINCT ----------------------------------------------------------------------
+    # -- emitting --------------------------------------------------------------------------------
 
-    def _group(self, statement: Node, scope: Scope) -> "set[str] | None":
-        """Names of the sealed columns that are grouped by; None without GROUP BY."""
-        if not statement.group_clause:
-            return None
-        grouped: set[str] = set()
-        for node in statement.group_clause:
-            sealed = self.expressions.peek(node, scope)
-            if kind(node) == "a_const":
-                index = node.a_const.ival.ival - 1
-                if 0 <= index < len(statement.target_list):
-                    behind = statement.target_list[index].res_target.val
-                    if self.expressions.peek(behind, scope) is not None:
-                        raise Refusal(
-                            "0A000",
-                            "GROUP BY the position of a protected column is not supported",
-                            "Name the column.",
-                        )
-            if sealed is None:
-                self.expressions.plain(node, scope)
+    def emit(self, level: Level, wants: Wants | None) -> None:
+        """Records the edits of a level whose outputs are wanted so (None: each as it is)."""
+        assert not level.emitted, "a level is emitted once"
+        level.emitted = True
+        wants = list(wants or [])[: len(level.outputs)]
+        wants += [None] * (len(level.outputs) - len(wants))
+        for i, output in enumerate(level.outputs):
+            if wants[i] is None and isinstance(output.origin, Sealed):
+                wants[i] = (Use.SHOW, output.origin.column)
+        if level.unknown and any(wants):
+            raise Refusal("0A000", "* of unknown columns where protected ones are", "Name them.")
+        statement, scope = level.statement, level.scope
+        if statement.op > 1:
+            self.set_operations.emit(level, wants)
+        elif statement.values_lists:
+            for row in statement.values_lists:
+                for i, item in enumerate(row.list.items):
+                    want = wants[i] if i < len(wants) else None
+                    self.expressions.emit(item, scope, want)
+        else:
+            self._emit_select(level, wants)
+        for clause in statement.sort_clause:
+            aggregated = bool(statement.group_clause or statement.distinct_clause)
+            self.grouping.sort(clause.sort_by, scope, level.outputs, aggregated)
+        for clause in (statement.limit_count, statement.limit_offset):
+            if clause.ByteSize():
+                self.expressions.plain(clause, scope)
+        for clause in statement.locking_clause:
+            for locked in clause.locking_clause.locked_rels:  # aliases, not tables
+                self.names.visited.add(locked.range_var.location)
+
+    def _emit_select(self, level: Level, wants: Wants) -> None:
+        statement, scope = level.statement, level.scope
+        if statement.HasField("into_clause") and any(w for w in wants):
+            column = next(w[1] for w in wants if w)
+            raise refuse("copy", column, "SELECT INTO")
+        self.grouping.group(level)
+        self.emit_targets(level, wants)
+        if statement.distinct_clause:
+            self.grouping.distinct(level, wants)
+        if statement.where_clause.ByteSize():
+            asked = self.expressions.rechecks.where(statement, scope)
+            self.hidden += [Output("", Sealed(c, c.type)) for c in asked]
+        if statement.having_clause.ByteSize():
+            self.expressions.plain(statement.having_clause, scope)
+        for window in statement.window_clause:
+            self.grouping.window(window.window_def, scope)
+        for node in statement.from_clause:
+            self.sources.emit(node, scope)
+
+    def emit_targets(self, level: Level, wants: Wants) -> None:
+        """Records the edits of a target list or RETURNING."""
+        for node, first, count in level.targets:
+            value = node.res_target.val
+            if kind(value) == "column_ref" and strings(value.column_ref.fields)[-1] == "*":
+                self._emit_star(level, value.column_ref, wants[first : first + count], first)
                 continue
-            self.expressions.tag_of(node, scope, sealed)
-            grouped.add(strings(node.column_ref.fields)[-1])
-        return grouped
+            before = self.edits.count
+            self.expressions.emit(value, level.scope, wants[first])
+            want = wants[first]
+            nameless = want is not None and want[0] is Use.TAG and kind(value) == "column_ref"
+            if self.edits.count > before and not node.res_target.name and not nameless:
+                keep_name(self, value)
 
-    def _distinct(self, statement: Node, scope: Scope, outputs: list[Output]) -> None:
-        plain = len(statement.distinct_clause) == 1 and not kind(statement.distinct_clause[0])
-        sealed = [o.sealed for o in outputs if o.sealed is not None]
-        if not plain:
-            for node in statement.distinct_clause:
-                column = self.expressions.peek(node, scope)
-                if column is not None:
-                    self.expressions.tag_of(node, scope, column)
-                else:
-                    self.expressions.plain(node, scope)
-            return
-        if not sealed:
-            return
-        simple = all(
-            kind(t.res_target.val) == "column_ref"
-            and strings(t.res_target.val.column_ref.fields)[-1] != "*"
-            for t in statement.target_list
-        )
-        if not simple or statement.sort_clause:
-            raise refuse("DISTINCT", sealed[0], "this DISTINCT")
-        keys = []
-        for target, output in zip(statement.target_list, outputs, strict=True):
-            node = target.res_target.val
-            start, end = self.expressions.span(node.column_ref)
-            if output.sealed:
-                keys.append(self.expressions.tag_text(node, scope, output.sealed))
+    def _emit_star(self, level: Level, ref: Node, wants: Wants, first: int) -> None:
+        entries, starred = self._starred(strings(ref.fields), level.scope)
+        position = max(ref.location, 0) + 1
+        needed = any(e.hidden for e in entries)
+        for one, want in zip(starred, wants, strict=True):
+            needed = needed or one.merged or one in level.scope.grouped
+            if want is None:
+                if isinstance(one.value, Cell):
+                    one.value.want_plain(position)
+                continue
+            use, column = want
+            self.edits.columns.add(column)
+            needed = needed or use is Use.TAG
+            if isinstance(one.value, Cell):
+                one.value.want("tag" if use is Use.TAG else "sealed", column, position)
+            elif isinstance(one.value, Sealed):
+                self.expressions.fits(want, one.value, position)
             else:
-                keys.append(self.text.sql[start:end])
-        first = self.text.at(statement.target_list[0].res_target.location)
-        where = self.text.ends[first - 1]  # behind DISTINCT
-        if self.text.word(first - 1) != "distinct":
-            raise refuse("DISTINCT", sealed[0], "this DISTINCT")
-        self.edits.replace(where, where, b" ON (" + b", ".join(keys) + b")")
+                raise refuse("write", column, "writing a value that is not sealed", position)
+        if not needed or level.unknown:
+            return
+        start, end = self.expressions.span(ref)
+        self.later(
+            lambda: self.edits.replace(
+                start, end,
+                b", ".join(
+                    self._star_item(one, want, level.scope)
+                    for one, want in zip(starred, wants, strict=True)
+                ),
+            )
+        )  # fmt: skip
+
+    def _star_item(self, one: Field, want: Want | None, scope: Scope) -> bytes:
+        text = one.text
+        if want is not None and want[0] is Use.TAG:
+            cut = not isinstance(one.value, Cell) or one.value.form == "sealed"
+            text = self.expressions.field_tag(one) if cut else text
+        elif one in scope.grouped:
+            text = self.expressions.value_text(text, one, scope)
+        plain_name = text.endswith(quoted(one.name)) and not text.startswith(b"COALESCE")
+        return text if plain_name else text + b" AS " + quoted(one.name)
 
 
 def relations_in(node: Node) -> "list[Node]":
@@ -362,3 +298,6 @@ def relations_in(node: Node) -> "list[Node]":
             found.append(message)
         stack += fields(message)
     return found
+
+
+__all__ = ["Level", "Output", "Query", "Wants", "inner", "relations_in"]

@@ -13,21 +13,24 @@ from proxy.postgres import dml
 from proxy.postgres.ddl import Ddl
 from proxy.postgres.edits import Edits
 from proxy.postgres.grammar import Node, SyntaxProblem, Text, inner, kind
-from proxy.postgres.names import Names
+from proxy.postgres.names import Names, Sealed
 from proxy.postgres.plan import Effect, Plan, Refusal, SessionContext, StatementPlan
 from proxy.postgres.predicates import refuse
 from proxy.postgres.query import Output, Query, relations_in
 from proxy.postgres.snapshot import Snapshot
 from proxy.postgres.templates import free_literals
+from proxy.postgres.views import Views
 
+_MATVIEW = 24  # ObjectType
 _EFFECT_WORDS = (
     "set", "reset", "begin", "start", "commit", "end", "rollback", "abort", "discard", "create",
     "alter", "drop", "do", "import", "copy", "set_config",
 )  # fmt: skip
 _SCHEMA = ("create_", "alter_", "drop_", "rename_", "index_stmt", "view_stmt", "define_", "import_")
 _SETTINGS = ("variable_set_stmt", "discard_stmt", "alter_role_set_stmt")
+QUERIES = ("select_stmt", *dml.STATEMENTS)
 _TEMPLATES = ("select_stmt", "insert_stmt", "update_stmt", "delete_stmt")
-_ANALYSED = ("select_stmt", "insert_stmt", "update_stmt", "delete_stmt", "explain_stmt")
+_ANALYSED = (*QUERIES, "explain_stmt", "view_stmt", "create_table_as_stmt")
 # statements that may name a protected table as they are: they move or show no value
 _HARMLESS = frozenset(
     {
@@ -44,10 +47,12 @@ class Planner:
     def __init__(self) -> None:
         self._for: Snapshot | None = None
         self._sensitive = Watch([])  # protected names, and what depends on them
+        self._views: Views | None = None
         self._watch = Watch([])  # these, and words whose statements have effects on the session
 
-    def _look_at(self, snapshot: Snapshot, names: Names) -> None:
-        words = [w.lower().encode() for w in sorted(names.watched())]
+    def _look_at(self, snapshot: Snapshot) -> None:
+        self._views = Views(snapshot)
+        words = [w.lower().encode() for w in sorted(self._views.watched)]
         self._sensitive = Watch(words)
         self._watch = Watch([*words, *(w.encode() for w in _EFFECT_WORDS)])
         self._for = snapshot
@@ -57,11 +62,11 @@ class Planner:
     ) -> Plan:
         """The plan of a text of one or several statements. Refusal."""
         if self._for is not snapshot:
-            self._look_at(snapshot, Names(snapshot, ctx))
+            self._look_at(snapshot)
         if not self._watch.hit(sql):
             return Plan((_forwarded(sql, 0, len(sql)),), snapshot.version)
         sensitive = self._sensitive.hit(sql)
-        names = Names(snapshot, ctx)
+        names = Names(snapshot, ctx, self._views)
         try:
             text = Text(sql)
         except (SyntaxProblem, UnicodeDecodeError) as error:
@@ -78,7 +83,13 @@ class Planner:
                 "statements on protected tables need standard_conforming_strings = on",
                 "SET standard_conforming_strings = on.",
             )
-        plans = _statements(text, names, param_oids)
+        try:
+            plans = _statements(text, names, param_oids)
+        except Refusal as refusal:
+            if refusal.position > 0:  # positions of the tree are bytes, those of errors characters
+                before = sql[: refusal.position - 1]
+                refusal.position = len(before.decode("utf-8", "ignore")) + 1
+            raise
         if sensitive and len(plans) > 1:
             _in_order(text, plans, self._sensitive)
         return Plan(plans, snapshot.version, sensitive)
@@ -133,28 +144,48 @@ def _statement(
     effects = _effects(which, node)
     if _may_set_config(text.sql[start:end]):
         effects |= {Effect.SETTINGS_CHANGED}
+    free = free_literals(node) if which in _TEMPLATES else None
+    if which in _ANALYSED and not _concerned(node, names):
+        return replace(_forwarded(text.sql, start, end, command, effects), free=free)
     edits = Edits()
     try:
-        outputs = _analyse(text, node, which, names, edits)
+        outputs = analyse(text, node, names, edits)
+        segments, params, clients = edits.result(text.sql, start, end, oids)
     except (AssertionError, IndexError, RecursionError, SyntaxProblem):
         # an invariant of ours does not hold for this form: then nothing is proven
         raise refuse("statement", None, "this form of statement") from None
     if which in _ANALYSED:
         _all_seen(node, names)
-    sealed = tuple(o.sealed for o in outputs or [])
-    free = free_literals(node) if which in _TEMPLATES else None
+    origins = [o.origin if isinstance(o.origin, Sealed) else None for o in outputs or []]
+    sealed = tuple(None if o is None else o.column for o in origins)
     if not edits.any and not any(sealed) and not edits.columns:
         return replace(_forwarded(text.sql, start, end, command, effects), free=free)
     check = edits.check()
     if check is not None and which not in ("select_stmt", "explain_stmt"):
         raise refuse("recheck", check.columns[0], f"this search in {_shown(which)}")
-    segments, params, clients = edits.result(text.sql, start, end, oids)
+    shown = tuple(None if o is None or o.shown == o.column.type else o.shown for o in origins)
     if not edits.any:  # read as it stands: only the answers change
         segments = (text.sql[start:end],)
     return StatementPlan(
-        segments, edits.any, params, clients, sealed if any(sealed) else None, effects, command,
-        frozenset(edits.columns), edits.final, free, check if which == "select_stmt" else None,
-    )  # fmt: skip
+        segments,
+        edits.any,
+        params,
+        clients,
+        sealed if any(sealed) else None,
+        effects,
+        command,
+        frozenset(edits.columns),
+        edits.final,
+        free,
+        check if which == "select_stmt" else None,
+        shown if any(shown) else None,
+        frozenset(edits.compared),
+    )
+
+
+def _concerned(node: Node, names: Names) -> bool:
+    """Whether a protected relation, or a view of one, is named anywhere."""
+    return any(names.concerns(names.locate(r.schemaname, r.relname)) for r in relations_in(node))
 
 
 def _may_set_config(sql: bytes) -> bool:
@@ -186,38 +217,68 @@ def _effects(which: str, node: Node) -> frozenset[Effect]:
     return frozenset()
 
 
-def _analyse(text: Text, node: Node, which: str, names: Names, edits: Edits) -> list[Output] | None:
-    """Records the edits of one statement; its outputs, None where it gives no rows of ours."""
-    query = Query(text, edits, names)
+def analyse(text: Text, node: Node, names: Names, edits: Edits) -> list[Output] | None:
+    """Records in `edits` what becomes of one statement: a whole one, or one that stands inside another
+    (EXPLAIN, DECLARE … CURSOR, PREPARE, COPY (…)). Its outputs in order, each with the column behind
+    it where it is sealed; None where it yields no rows of ours. Refusal.
+
+    The caller sees to it that `edits` are spliced into the text that the node is of.
+    """
+    which = kind(node)
     statement = inner(node)
-    if which == "select_stmt":
-        return query.select(statement, None)
-    if which == "insert_stmt":
-        return dml.insert(query, statement)
-    if which == "update_stmt":
-        return dml.update(query, statement)
-    if which == "delete_stmt":
-        return dml.delete(query, statement)
+    if which in QUERIES:
+        query = Query(text, edits, names)
+        if which == "select_stmt":
+            level = query.level(statement, None)
+            query.emit(level, None)
+        else:
+            level = dml.modify(query, node, None)
+        query.finish()
+        # where nothing is known of a star's columns, none of them is protected
+        return None if level.unknown else [*level.outputs, *query.hidden]
     if which == "explain_stmt":
         inside = statement.query
-        if kind(inside) in ("select_stmt", "insert_stmt", "update_stmt", "delete_stmt"):
-            _analyse(text, inside, kind(inside), names, edits)
+        if kind(inside) in (*QUERIES, "create_table_as_stmt"):
+            analyse(text, inside, names, edits)
             return None
+    if which in ("view_stmt", "create_table_as_stmt"):
+        _created_from(text, node, names, edits)
+        return None
     ddl = Ddl(text, edits, names)
     if which == "create_stmt":
         ddl.create_table(statement)
-        return None
-    if which == "index_stmt":
+    elif which == "index_stmt":
         ddl.index(statement)
-        return None
-    if which == "alter_table_stmt":
+    elif which == "alter_table_stmt":
         ddl.alter_table(statement)
-        return None
-    if which == "rename_stmt":
+    elif which == "rename_stmt":
         _rename(statement, names)
-        return None
-    _untouched(text, node, which, names)
+    else:
+        _untouched(text, node, which, names)
     return None
+
+
+def _created_from(text: Text, node: Node, names: Names, edits: Edits) -> None:
+    """CREATE VIEW, CREATE MATERIALIZED VIEW, CREATE TABLE AS. The catalogue shows what a view's columns
+    are; of a table's nobody would know."""
+    statement = inner(node)
+    view = kind(node) == "view_stmt"
+    target = statement.view if view else statement.into.rel
+    names.visited.add(target.location)
+    if names.protected(names.locate(target.schemaname, target.relname)):
+        raise refuse("statement", None, "creating a relation with a protected table's name")
+    outputs = None
+    if kind(statement.query) in QUERIES:
+        outputs = analyse(text, statement.query, names, edits)
+    else:
+        _untouched(text, statement.query, kind(statement.query), names)
+    if edits.constants:
+        raise refuse("constant", None, "a view or table made with constants of protected columns")
+    if view or statement.objtype == _MATVIEW:
+        return
+    for output in outputs or []:
+        if isinstance(output.origin, Sealed):
+            raise refuse("copy", output.origin.column, "CREATE TABLE AS", target.location + 1)
 
 
 def _rename(statement: Node, names: Names) -> None:
@@ -252,7 +313,8 @@ def _untouched(text: Text, node: Node, which: str, names: Names) -> None:
         key = names.locate(relation.schemaname, relation.relname)
         if names.protected(key):
             raise refuse("statement", None, f"{_shown(which)} on a protected table")
-        names.entry(key, relation.relname)  # refuses views and children
+        if names.concerns(key):
+            raise refuse("view", None, f"{_shown(which)} on a view of a protected table")
     if which in ("do_stmt", "create_function_stmt", "create_trig_stmt", "rule_stmt"):
         words = names.watched()
         low = text.sql.decode("utf-8").lower()

@@ -141,7 +141,7 @@ class ServerSide:
         del fields[len(plan.visible or ()) :]
         for i, column in enumerate(plan.visible or ()):
             if column is not None:
-                t = column.type
+                t = (plan.shown[i] if plan.shown is not None else None) or column.type
                 fields[i] = replace(
                     fields[i],
                     type_oid=t.oid,

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from proxy.native import RowPlan
 from proxy.postgres.plan import StatementPlan
+from proxy.postgres.snapshot import ProtectedColumn
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Statement:
     as_of: tuple[int, int]
     clears_statements: bool = False  # DEALLOCATE or DISCARD
     slow: bool = False  # its Binds are not done natively
+    several: frozenset[ProtectedColumn] = frozenset()  # had several index keys when prepared
 
 
 @dataclass(frozen=True)

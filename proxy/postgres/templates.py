@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from proxy.postgres.grammar import Node, inner, kind, strings
-from proxy.postgres.plan import Literal, Plan, Segment, StatementPlan, Use
+from proxy.postgres.plan import Either, Literal, Plan, Segment, StatementPlan, Use
 
 _STATEMENTS = frozenset({"select_stmt", "insert_stmt", "update_stmt", "delete_stmt"})
 # node kinds below which a constant stays what it is: an operand, whatever its value
@@ -37,7 +37,9 @@ _OPERATORS = frozenset(
     }
 )  # fmt: skip
 # uses of a literal whose value is looked at only when it is sealed, not by the planner
-_VALUE_USES = frozenset({Use.STORE, Use.TAG, Use.STORE_ARRAY, Use.TAG_ARRAY})
+_VALUE_USES = frozenset(
+    {Use.STORE, Use.SHOW, Use.TAG, Use.SEARCH, Use.STORE_ARRAY, Use.TAG_ARRAY, Use.SEARCH_ARRAY}
+)
 
 
 def free_literals(statement: Node) -> frozenset[int]:
@@ -96,7 +98,7 @@ class _Hole:
 class _Edit:
     start: _Place
     end: _Place
-    pieces: tuple[bytes | _Hole, ...]
+    pieces: tuple[bytes | Either | _Hole, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,9 @@ class Template:
                 if text:
                     segments.append(text)
                     text = b""
+                if isinstance(piece, Either):
+                    segments.append(piece)
+                    continue
                 value = _value(sql, spans, piece.ordinal, piece.negative)
                 segments.append(replace(piece.model, text=value))
             at = edit.end.at(spans)
@@ -196,9 +201,9 @@ def _edit(
     first, last = _place(spans, start), _place(spans, end)
     if first is None or last is None:
         return None
-    made: list[bytes | _Hole] = []
+    made: list[bytes | Either | _Hole] = []
     for piece in pieces:
-        if isinstance(piece, bytes):
+        if isinstance(piece, bytes | Either):
             made.append(piece)
             continue
         if piece.use not in _VALUE_USES or last.literals - first.literals != 1:

@@ -16,7 +16,8 @@ from proxy.postgres.checks import Operands, row_test
 from proxy.postgres.lookups import LOOKUPS, lookup
 from proxy.postgres.messages import format_of
 from proxy.postgres.needs import Use as KeyUse
-from proxy.postgres.plan import Check, Literal, Segment, StatementPlan, Use
+from proxy.postgres.plan import Check, Either, Literal, Segment, StatementPlan, Use
+from proxy.postgres.predicates import refuse
 from proxy.postgres.snapshot import (
     BOOL,
     BPCHAR,
@@ -56,24 +57,43 @@ _JSON = 114
 _KIND = {TEXT: ROW_TEXT, VARCHAR: ROW_TEXT, BPCHAR: ROW_TEXT, _JSON: ROW_TEXT}
 _KIND |= {INT2: ROW_INT, INT4: ROW_INT, INT8: ROW_INT, BOOL: ROW_BOOL}
 _STORES = (Use.STORE, Use.STORE_ARRAY)
-_ARRAYS = (Use.STORE_ARRAY, Use.TAG_ARRAY)
+_SEALS = (*_STORES, Use.SHOW)
+_ARRAYS = (Use.STORE_ARRAY, Use.TAG_ARRAY, Use.SEARCH_ARRAY)
 NO_TAG = bytes(16)  # no tag is ever all zeros: what the server would compare, and nothing equals
 Item = tuple[bytes | None] | None  # an element: None is NULL, (None,) equals nothing
 
 
 def action_of(use: Use) -> Action:
     """A tag is asked for by readers, too; it opens nothing but is made from an index key."""
-    return Action.SEAL if use in _STORES else Action.OPEN
+    return Action.SEAL if use in _SEALS else Action.OPEN
 
 
 def needed_for_text(plan: StatementPlan) -> set[KeyUse]:
-    """Keys for the literals of a statement."""
-    return {(s.column, action_of(s.use)) for s in plan.segments if isinstance(s, Literal)}
+    """Keys for the literals of a statement, and to know how many index keys there are."""
+    uses = {(s.column, action_of(s.use)) for s in plan.segments if isinstance(s, Literal)}
+    return uses | {(c, Action.OPEN) for c in searched(plan) | plan.compared}
+
+
+def searched(plan: StatementPlan) -> set[ProtectedColumn]:
+    """Columns that the statement's text depends on the number of index keys of."""
+    return {s.column for s in plan.segments if isinstance(s, Either)}
+
+
+def several_keys(plan: StatementPlan, codecs: Codecs) -> frozenset[ProtectedColumn]:
+    """Those of `searched` that have more than one index key now. Refusal where the statement compares
+    stored tags with each other, which means nothing across keys."""
+    for column in plan.compared:
+        if codecs[column, Action.OPEN].index_keys > 1:
+            raise refuse(
+                "rotation", column, "comparing stored values, of which some have an older index key,"
+            )
+    return frozenset(c for c in searched(plan) if codecs[c, Action.OPEN].index_keys > 1)
 
 
 def needed_for_bind(plan: StatementPlan) -> set[KeyUse]:
     """Keys for the parameters and the rows of one execution."""
     uses = {(p.column, action_of(p.use)) for p in plan.params if p.column is not None}
+    uses |= {(c, Action.OPEN) for c in searched(plan) | plan.compared}
     return uses | needed_for_rows(plan.outputs)
 
 
@@ -95,26 +115,31 @@ def _one(codec: ColumnCodec, store: bool, binary: bytes | None) -> bytes:
 
 
 def _converted(
-    column: ProtectedColumn, store: bool, binary: bytes, oid: int, ctx: TextContext
+    column: ProtectedColumn, use: Use, binary: bytes, oid: int, ctx: TextContext
 ) -> bytes | None:
     """The binary form for the column of a value of another type. The declared length or scale applies
-    to what is written; a comparison takes the value as it is: 1.005 equals nothing in a numeric(12,2).
+    to what is written; a comparison takes the value as it is: 1.005 equals nothing in a numeric(12,2),
+    and so does what is only shown.
     """
     target = codec_of(column.type)
     if target.foreign_oid and oid >= FIRST_USER_OID:
         oid = 0
-    if store:
-        return assigned(target, binary, oid, column.type.typmod, ctx)
+    if use in _SEALS:
+        return assigned(target, binary, oid, _typmod(column, use), ctx)
     return compared(target, binary, oid, ctx)
 
 
+def _typmod(column: ProtectedColumn, use: Use) -> int:
+    return column.type.typmod if use in _STORES else -1
+
+
 def _from_text(
-    column: ProtectedColumn, store: bool, text: bytes, oid: int, ctx: TextContext
+    column: ProtectedColumn, use: Use, text: bytes, oid: int, ctx: TextContext
 ) -> bytes | None:
     """The same for a value in text format: of its own type first."""
     if oid in (0, UNKNOWN) or oid >= FIRST_USER_OID and column.type.labels:
-        return codec_of(column.type).parse(text, ctx, column.type.typmod if store else -1)
-    return _converted(column, store, _codec_of_parameter(oid).parse(text, ctx, -1), oid, ctx)
+        return codec_of(column.type).parse(text, ctx, _typmod(column, use))
+    return _converted(column, use, _codec_of_parameter(oid).parse(text, ctx, -1), oid, ctx)
 
 
 def _codec_of_parameter(oid: int) -> TypeCodec:
@@ -125,15 +150,29 @@ def _codec_of_parameter(oid: int) -> TypeCodec:
         raise DataError(FEATURE_NOT_SUPPORTED, message) from None
 
 
-def _array(codec: ColumnCodec, store: bool, items: Sequence[Item]) -> bytes:
-    """bytea[] in binary: one dimension, lower bound 1."""
-    return write_binary_array(
-        [None if item is None else _one(codec, store, item[0]) for item in items], BYTEA
-    )
+def _written(codec: ColumnCodec, use: Use, several: bool, items: Sequence[Item]) -> bytes:
+    """The server's value, in binary, for one client value (a list of one), or for the elements of an
+    array: bytea, or bytea[] of one dimension, lower bound 1."""
+    if use is Use.SEARCH_ARRAY or (use is Use.SEARCH and several):
+        found: list[bytes | None] = []
+        for item in items:
+            if item is None:
+                found.append(None)
+            else:
+                found += [NO_TAG] if item[0] is None else codec.tags(item[0])
+        return write_binary_array(found, BYTEA)
+    store = use in _SEALS
+    if use in _ARRAYS:
+        return write_binary_array(
+            [None if item is None else _one(codec, store, item[0]) for item in items], BYTEA
+        )
+    (item,) = items
+    assert item is not None
+    return _one(codec, store, item[0])
 
 
 def _array_text(
-    column: ProtectedColumn, store: bool, text: bytes, oid: int, ctx: TextContext
+    column: ProtectedColumn, use: Use, text: bytes, oid: int, ctx: TextContext
 ) -> list[Item]:
     elem = 0
     if oid not in (0, UNKNOWN, column.type.array_oid):
@@ -142,31 +181,41 @@ def _array_text(
             raise DataError(MISMATCH, f"a parameter of type {source.name} where an array is wanted")
         elem = source.elem.oid
     found = read_array(text, lambda item: item).items
-    return [None if i is None else (_from_text(column, store, i, elem, ctx),) for i in found]
+    return [None if i is None else (_from_text(column, use, i, elem, ctx),) for i in found]
 
 
-def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext) -> bytes:
-    """Sealed value or tag of a literal."""
+def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext, several: bool = False) -> bytes:
+    """Sealed value or tag of a literal; all its tags, where it is searched for under several keys."""
     column = literal.column
     codec = codecs[column, action_of(literal.use)]
-    store = literal.use in _STORES
     oid = type_of_number(literal.text) if literal.oid == NUMBER else literal.oid
     if literal.use in LOOKUPS:
         number = oid if literal.oid == NUMBER else column.type.oid
         return lookup(literal.use, column, literal.text, 0, number, codec, ctx)
     if literal.use in _ARRAYS:
-        return _array(codec, store, _array_text(column, store, literal.text, 0, ctx))
-    return _one(codec, store, _from_text(column, store, literal.text, oid, ctx))
+        items = _array_text(column, literal.use, literal.text, 0, ctx)
+    else:
+        items = [(_from_text(column, literal.use, literal.text, oid, ctx),)]
+    return _written(codec, literal.use, several, items)
 
 
 def render_text(
-    segments: Sequence[Segment], codecs: Codecs, ctx: TextContext, conforming: bool
+    segments: Sequence[Segment],
+    codecs: Codecs,
+    ctx: TextContext,
+    conforming: bool,
+    several: frozenset[ProtectedColumn] = frozenset(),
 ) -> bytes:
-    """The server's text of a statement. `conforming`: standard_conforming_strings is on."""
+    """The server's text of a statement. `conforming`: standard_conforming_strings is on. `several`:
+    as `several_keys` says."""
     parts = []
     for segment in segments:
         if isinstance(segment, bytes):
             parts.append(segment)
+            continue
+        many = segment.column in several
+        if isinstance(segment, Either):
+            parts.append(segment.several if many else segment.one)
             continue
         if segment.use in LISTS:
             codec = codecs[segment.column, action_of(segment.use)]
@@ -175,9 +224,8 @@ def render_text(
             )
             parts.append(list_literal(segment.use, items))
             continue
-        array = segment.use in _ARRAYS
-        value = seal_text(segment, codecs, ctx)
-        if array:
+        value = seal_text(segment, codecs, ctx, many)
+        if segment.use in _ARRAYS or (many and segment.use is Use.SEARCH):
             parts.append(_array_literal(value))
         elif conforming:
             parts.append(b"'\\x" + value.hex().encode() + b"'::bytea")
@@ -202,8 +250,10 @@ def server_parameters(
     values: Sequence[bytes | None],
     codecs: Codecs,
     ctx: TextContext,
+    several: frozenset[ProtectedColumn] = frozenset(),
 ) -> tuple[tuple[int, ...], tuple[bytes | None, ...]]:
-    """(formats, values) of the server's Bind for the client's."""
+    """(formats, values) of the server's Bind for the client's. `several`: those with which the
+    statement was prepared."""
     if len(formats) > 1 and len(formats) != len(values):
         raise DataError(
             PROTOCOL_VIOLATION,
@@ -238,13 +288,15 @@ def server_parameters(
             out_values.append(raw)
             continue
         out_formats.append(1)
-        if raw is None:
-            out_values.append(None)
-            continue
         column = target.column
         assert column is not None
+        many = column in several
+        if raw is None:
+            listed = many and target.use is Use.SEARCH
+            out_values.append(write_binary_array([None], BYTEA) if listed else None)
+            continue
         declared = oids[index] if index < len(oids) else 0
-        out_values.append(_parameter(target.use, column, raw, fmt, declared, codecs, ctx))
+        out_values.append(_parameter(target.use, column, raw, fmt, declared, codecs, ctx, many))
     return tuple(out_formats), tuple(out_values)
 
 
@@ -256,23 +308,24 @@ def _parameter(
     declared: int,
     codecs: Codecs,
     ctx: TextContext,
+    several: bool,
 ) -> bytes:
     codec = codecs[column, action_of(use)]
-    store = use in _STORES
     if use in LOOKUPS:
         return lookup(use, column, raw, fmt, declared, codec, ctx)
-    if use in _ARRAYS:
-        if fmt == 0:
-            return _array(codec, store, _array_text(column, store, raw, declared, ctx))
+    items: list[Item]
+    if use in _ARRAYS and fmt == 0:
+        items = _array_text(column, use, raw, declared, ctx)
+    elif use in _ARRAYS:
         found, elem = read_binary_array(raw)
-        items: list[Item] = [
-            None if i is None else (_converted(column, store, i, elem, ctx),) for i in found.items
+        items = [
+            None if i is None else (_converted(column, use, i, elem, ctx),) for i in found.items
         ]
-        return _array(codec, store, items)
-    if fmt == 0:
-        return _one(codec, store, _from_text(column, store, raw, declared, ctx))
-    oid = declared or column.type.oid
-    return _one(codec, store, _converted(column, store, raw, oid, ctx))
+    elif fmt == 0:
+        items = [(_from_text(column, use, raw, declared, ctx),)]
+    else:
+        items = [(_converted(column, use, raw, declared or column.type.oid, ctx),)]
+    return _written(codec, use, several, items)
 
 
 class ResultRows(RowPlan):

@@ -231,9 +231,9 @@ def test_join_on_columns_of_one_domain(people: Stack) -> None:
         "DO $$ BEGIN UPDATE people SET email = 'x'; END $$",
         "COPY people (email) FROM STDIN",
         "SELECT * FROM people WHERE age = 36",  # no equality search on age
-        "CREATE VIEW v AS SELECT email FROM people",
+        "CREATE VIEW v AS SELECT upper(email) FROM people",
         "SELECT email::bytea FROM people",
-        "MERGE INTO people USING orders ON false WHEN NOT MATCHED THEN DO NOTHING",
+        "MERGE INTO people USING orders ON people.email < 'x' WHEN NOT MATCHED THEN DO NOTHING",
     ],
 )
 def test_what_is_not_provably_handled_is_refused(people: Stack, sql: str) -> None:

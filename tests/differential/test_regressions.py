@@ -61,6 +61,7 @@ FIXED: dict[str, tuple[Part, ...]] = {
     "IS NOT DISTINCT FROM a cast NULL": where(
         "d IS NOT DISTINCT FROM ", value("numeric", None, "::numeric")
     ),
+    "an array of a cast NULL": where("j = ANY (ARRAY[", value("jsonb", None, "::jsonb"), "])"),
 }  # fmt: skip
 
 OPEN: dict[str, tuple[Part, ...]] = {
@@ -74,7 +75,6 @@ OPEN: dict[str, tuple[Part, ...]] = {
         "UPDATE ra SET c = ", value("char(6)", "abcdefg", "::char(6)"), " WHERE id = 1",
     ),
     "char(n) against text keeps blanks": where("c = ANY (ARRAY[", value("char(6)", "ab  "), "])"),
-    "an array of a cast NULL": where("j = ANY (ARRAY[", value("jsonb", None, "::jsonb"), "])"),
 }  # fmt: skip
 WRITES = ("INSERT", "UPDATE", "DELETE")
 

@@ -3,7 +3,7 @@
 import postgast
 import pytest
 
-from proxy.postgres.plan import Effect, Literal, Plan, Refusal, SessionContext, Use
+from proxy.postgres.plan import Effect, Either, Literal, Plan, Refusal, SessionContext, Use
 from proxy.postgres.rewrite import Planner
 from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, SealedType, Snapshot
 
@@ -34,11 +34,13 @@ def plan(sql: str) -> Plan:
     return Planner().plan(sql.encode(), (), CTX, SNAP)
 
 
-def shown(p: Plan) -> str:
+def shown(p: Plan, several: bool = False) -> str:
     out = b""
     for s in p.statements:
         for x in s.segments:
-            if isinstance(x, Literal):
+            if isinstance(x, Either):
+                out += x.several if several else x.one
+            elif isinstance(x, Literal):
                 out += b"'<" + x.use.value.encode() + b":" + x.text + b">'::bytea"
             else:
                 out += x
@@ -49,13 +51,15 @@ def shown(p: Plan) -> str:
 @pytest.mark.parametrize(("sql", "want"), [
     ("SELECT id FROM users WHERE email = $1", 'SELECT id FROM users WHERE "email__bx" = $1'),
     ("SELECT id FROM users u WHERE u.email = 'a'",
-     """SELECT id FROM users u WHERE "u"."email__bx" = '<tag:a>'::bytea"""),
+     """SELECT id FROM users u WHERE "u"."email__bx" = '<search:a>'::bytea"""),
     ("SELECT id FROM users WHERE email IN ($1::varchar, 'b'::text)",
-     """SELECT id FROM users WHERE "email__bx" IN ($1, '<tag:b>'::bytea)"""),
+     """SELECT id FROM users WHERE "email__bx" IN ($1, '<search:b>'::bytea)"""),
     ("SELECT id FROM users WHERE email = ANY($1::text[])",
      'SELECT id FROM users WHERE "email__bx" = ANY($1)'),
-    ("SELECT id FROM users WHERE email <> NULL::text", 'SELECT id FROM users WHERE "email__bx" <> NULL'),
-    ("INSERT INTO users (email) SELECT CAST(NULL AS text)", "INSERT INTO users (email) SELECT NULL"),
+    ("SELECT id FROM users WHERE email <> NULL::text",
+     'SELECT id FROM users WHERE "email__bx" <> NULL::bytea'),
+    ("INSERT INTO users (email) SELECT CAST(NULL AS text)",
+     'INSERT INTO users (email) SELECT NULL::bytea AS "text"'),
     ("SELECT * FROM users", 'SELECT "users"."id", "users"."email", "users"."note" FROM users'),
     ("SELECT u.* /* x */ FROM users u", 'SELECT "u"."id", "u"."email", "u"."note" /* x */ FROM users u'),
     ("INSERT INTO users VALUES (1, 'a', $1)",
@@ -68,7 +72,7 @@ def shown(p: Plan) -> str:
      'DELETE FROM users USING orders o WHERE "email__bx" = "o"."buyer__bx"'),
     ("SELECT count(DISTINCT email) FROM users", 'SELECT count(DISTINCT "email__bx") FROM users'),
     ("SELECT email, count(*) FROM users GROUP BY email",
-     'SELECT (array_agg(email))[1] AS "email", count(*) FROM users GROUP BY "email__bx"'),
+     'SELECT (pg_catalog.array_agg(email))[1] AS "email", count(*) FROM users GROUP BY "email__bx"'),
     ("SELECT id FROM (SELECT id, email FROM users) x WHERE x.email = $1",
      'SELECT id FROM (SELECT id, email FROM users) x WHERE substring("x"."email" from 4 for 16) = $1'),
     ("CREATE INDEX i ON users (email)", 'CREATE INDEX i ON users ("email__bx")'),
@@ -93,19 +97,17 @@ def test_forwarded(sql: str) -> None:
     "SELECT id FROM users ORDER BY email", "SELECT id FROM users WHERE email > 'a'",
     "SELECT lower(email) FROM users", "SELECT email || 'x' FROM users", "SELECT u FROM users u",
     "SELECT row_to_json(users) FROM users", "SELECT users::text FROM users",
-    "SELECT id FROM users WHERE note = 'x'", "SELECT email__bx FROM users", "SELECT * FROM v",
+    "SELECT id FROM users WHERE note = 'x'", "SELECT email__bx FROM users",
     "SELECT id FROM users JOIN plain USING (email)", "COPY users TO STDOUT",
-    "CREATE VIEW w AS SELECT * FROM users", "DO $$ BEGIN DELETE FROM users; END $$",
+    "DO $$ BEGIN DELETE FROM users; END $$",
     "INSERT INTO plain SELECT id, email FROM users", "UPDATE users SET email = upper($1)",
     "SELECT id FROM users WHERE email LIKE 'a%'", "PREPARE p AS SELECT * FROM users",
-    "DECLARE c CURSOR FOR SELECT * FROM users", "SELECT email FROM users UNION SELECT 'a'",
+    "DECLARE c CURSOR FOR SELECT * FROM users",
     "CREATE TABLE x AS SELECT * FROM users", "CREATE TABLE fresh (email int)",
     "ALTER TABLE users RENAME COLUMN email TO e", "SELECT (u).email FROM users u",
-    "SELECT max(email) FROM users", "SELECT CASE email WHEN 'a' THEN 1 END FROM users",
-    "SELECT id FROM users WHERE email = note", "MERGE INTO users u USING plain p ON u.id = p.id "
-    "WHEN MATCHED THEN DELETE", "SELECT id FROM users WHERE email BETWEEN 'a' AND 'b'",
+    "SELECT max(email) FROM users",
+    "SELECT id FROM users WHERE email = note", "SELECT id FROM users WHERE email BETWEEN 'a' AND 'b'",
     "SELECT FROM FROM users", "INSERT INTO users SELECT * FROM plain",
-    "INSERT INTO users (email) SELECT * FROM unnest($1::text[])",
 ])
 def test_refused(sql: str) -> None:
     with pytest.raises(Refusal):
@@ -117,7 +119,7 @@ def test_outputs_and_parameters() -> None:
     assert s.outputs == (None, EMAIL, NOTE, BUYER)
     s = plan("UPDATE users SET email = $2 WHERE email = $2 AND id = $1 RETURNING *").statements[0]
     assert [(p.client_index, p.use) for p in s.params] == [
-        (0, Use.PASS), (1, Use.STORE), (1, Use.TAG)]
+        (0, Use.PASS), (1, Use.STORE), (1, Use.SEARCH)]
     assert [c.oid for c in s.client_params] == [0, 25]
     assert s.outputs == (None, EMAIL, NOTE)
 

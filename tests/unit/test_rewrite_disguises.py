@@ -51,8 +51,8 @@ def plan(sql: str) -> object:
         "TABLE people",
         "SELECT row_to_json(p.*) FROM people p",
         "INSERT INTO people SELECT * FROM plain",
-        "INSERT INTO people (email) SELECT * FROM unnest($1::text[])",
-        "UPDATE people SET (id, email) = (1, 'x')",
+        "INSERT INTO people (email) SELECT * FROM unnest($1::text[], $2::text[])",
+        "UPDATE people SET (id, email) = (1, upper('x'))",
         "DELETE FROM people RETURNING old.email",
     ],
 )

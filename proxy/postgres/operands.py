@@ -1,0 +1,252 @@
+"""Parameters and literals, with their casts: how they become sealed values and tags. Pure.
+
+A cast that says nothing new is dropped; length and scale are the proxy's to check, when the value comes.
+"""
+
+from dataclasses import dataclass
+
+from proxy.errors import ConfigError
+from proxy.postgres.edits import Edits, ParamRole, Piece
+from proxy.postgres.grammar import Node, Text, kind, strings, type_text
+from proxy.postgres.lookups import LOOKUPS
+from proxy.postgres.plan import Either, Literal, Use
+from proxy.postgres.predicates import refuse
+from proxy.postgres.snapshot import BOOL, BPCHAR, ProtectedColumn
+from proxy.postgres.types.operands import NUMBER
+from proxy.postgres.types.registry import is_array, resolve, same_type
+
+_FAMILIES = (
+    frozenset({25, 1043}),
+    frozenset({20, 21, 23}),
+    frozenset({700, 701}),
+)
+_FRACTIONS = frozenset({700, 701, 1700, 25, 1043, 1042})
+_TO_ARRAY = {
+    Use.STORE: Use.STORE_ARRAY,
+    Use.SHOW: Use.STORE_ARRAY,
+    Use.TAG: Use.TAG_ARRAY,
+    Use.SEARCH: Use.SEARCH_ARRAY,
+}
+_ARRAYS = tuple(_TO_ARRAY.values())
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A parameter or constant: the bytes that it takes with its casts, outermost first."""
+
+    start: int
+    end: int
+    bare: Node
+    casts: tuple[Node, ...]
+
+    @property
+    def null(self) -> bool:
+        return kind(self.bare) == "a_const" and bool(self.bare.a_const.isnull)
+
+
+class Operands:
+    """Of one statement."""
+
+    def __init__(self, text: Text, edits: Edits) -> None:
+        self.text = text
+        self.edits = edits
+
+    def leaf(self, node: Node) -> Leaf | None:
+        """The parameter or constant that the expression is, if it is one."""
+        which = kind(node)
+        if which == "param_ref":
+            start = node.param_ref.location
+            return Leaf(start, self.text.ends[self.text.at(start)], node, ())
+        if which == "a_const":
+            start = node.a_const.location
+            index = self.text.at(start)
+            if self.text.word(index) in ("-", "+"):
+                index += 1
+            return Leaf(start, self.text.ends[index], node, ())
+        if which == "a_expr" and not node.a_expr.lexpr.ByteSize():
+            return self._negative(node.a_expr)
+        if which != "type_cast":
+            return None
+        inside = self.leaf(node.type_cast.arg)
+        if inside is None:
+            return None
+        start, end = self.cast_span(node.type_cast, inside.start, inside.end)
+        return Leaf(start, end, inside.bare, (node.type_cast, *inside.casts))
+
+    def _negative(self, expr: Node) -> Leaf | None:
+        """-2::int2 is minus (2::int2), as drivers write a number that is below zero."""
+        inside = self.leaf(expr.rexpr)
+        if inside is None or strings(expr.name) != ["-"] or kind(inside.bare) != "a_const":
+            return None
+        turned = type(inside.bare)()
+        turned.CopyFrom(inside.bare)
+        which = turned.a_const.WhichOneof("val")
+        if which == "ival":
+            turned.a_const.ival.ival = -turned.a_const.ival.ival
+        elif which == "fval":
+            text = turned.a_const.fval.fval
+            turned.a_const.fval.fval = text[1:] if text.startswith("-") else "-" + text
+        else:
+            return None
+        return Leaf(expr.location, inside.end, turned, inside.casts)
+
+    def cast_span(self, cast: Node, start: int, end: int) -> tuple[int, int]:
+        """The bytes of a cast whose argument takes start..end."""
+        text = self.text
+        if cast.location >= 0 and text.word(text.at(cast.location)) == "::":
+            at = text.at(cast.location)
+            if text.word(at - 1) == ")":
+                start = min(start, text.starts[text.matching(at - 1, -1)])
+            return start, text.ends[text.type_end(at + 1)]
+        if cast.location >= 0 and text.word(text.at(cast.location)) == "cast":
+            at = text.at(cast.location)
+            return cast.location, text.ends[text.matching(at + 1, 1)]
+        if cast.type_name.location >= 0 and cast.type_name.location < start:
+            return cast.type_name.location, end  # date '2001-01-01'
+        return start, end  # true and false are casts in the tree
+
+    def piece(self, leaf: Leaf, column: ProtectedColumn, use: Use) -> Piece:
+        """What the leaf becomes. Refusal: its casts say something else than the column's type."""
+        for cast in leaf.casts:
+            self.check_cast(cast, column, use in _ARRAYS)
+        if use in _ARRAYS and is_array(column.type):
+            raise refuse("cast", column, "a list of arrays", leaf.start + 1)
+        self.edits.columns.add(column)
+        if kind(leaf.bare) == "param_ref":
+            return ParamRole(leaf.bare.param_ref.number, (use, column))
+        constant = leaf.bare.a_const
+        position = constant.location + 1
+        if constant.isnull:
+            if use is Use.SEARCH:
+                return Either(column, b"NULL::bytea", b"ARRAY[NULL]::bytea[]")
+            if use in LOOKUPS:
+                return b"NULL"
+            return b"NULL::bytea[]" if use in _ARRAYS else b"NULL::bytea"
+        which = constant.WhichOneof("val")
+        if which == "bsval":
+            raise refuse("cast", column, "bit string", position)
+        type_oid = 0
+        if which == "sval":
+            text = constant.sval.sval.encode()
+        elif which == "fval":
+            text, type_oid = constant.fval.fval.encode(), NUMBER
+        elif which == "boolval":
+            text, type_oid = b"t" if constant.boolval.boolval else b"f", BOOL
+        else:
+            text, type_oid = str(constant.ival.ival).encode(), NUMBER
+        if use in _ARRAYS and which != "sval":
+            raise refuse("write", column, "this array", position)
+        return Literal(column, use, text, self._cast_type(leaf, column, type_oid))
+
+    def _cast_type(self, leaf: Leaf, column: ProtectedColumn, type_oid: int) -> int:
+        """The type that the casts around a constant of this type give it."""
+        if column.type.labels or is_array(column.type):
+            return type_oid
+        wanted = {resolve(type_text(cast.type_name)[0]).oid for cast in leaf.casts}
+        constant = leaf.bare.a_const
+        fraction = kind(leaf.bare) == "a_const" and constant.WhichOneof("val") == "fval"
+        fraction = fraction and not constant.fval.fval.lstrip("+-").isdigit()
+        cut = type_oid == NUMBER and fraction and wanted and not wanted & _FRACTIONS
+        if len(wanted) > 1 or cut:
+            raise refuse("cast", column, "these casts", leaf.start + 1)
+        return wanted.pop() if wanted else type_oid
+
+    def put(self, leaf: Leaf, column: ProtectedColumn, use: Use) -> None:
+        """The leaf becomes a sealed value or tag where it stands."""
+        self.edits.replace(leaf.start, leaf.end, self.piece(leaf, column, use))
+
+    def array(self, node: Node, column: ProtectedColumn, use: Use) -> bool:
+        """An array of constants and parameters becomes one of sealed values, tags, or (with SEARCH)
+        of all tags of its elements. False: it is none of these."""
+        leaf = self.leaf(node)
+        if leaf is not None:
+            self.put(leaf, column, _TO_ARRAY[use])
+            return True
+        if kind(node) == "type_cast" and kind(node.type_cast.arg) in ("a_array_expr", "type_cast"):
+            if not self.array(node.type_cast.arg, column, use):
+                return False
+            self._array_cast(node.type_cast, column)
+            return True
+        if kind(node) != "a_array_expr":
+            return False
+        return self._elements(node.a_array_expr, column, use)
+
+    def _elements(self, array: Node, column: ProtectedColumn, use: Use) -> bool:
+        leaves = [self.leaf(item) for item in array.elements]
+        if any(item is None for item in leaves):
+            return False
+        at = self.text.at(array.location)
+        several = use is Use.SEARCH and bool(leaves)
+        bracket = self.text.at(array.location) + 1
+        close = self.text.matching(bracket, 1)
+        if several:
+            self._both(at, bracket, b"ARRAY[", b"(", column)
+        for leaf in leaves:
+            assert leaf is not None
+            self.put(leaf, column, use)
+            after = self.text.at(leaf.end)
+            if several and self.text.word(after) == ",":
+                self._both(after, after, b",", b"||", column)
+        end = b")::bytea[]" if several else b"]"
+        if several:
+            self._both(close, close, b"]::bytea[]", end, column)
+        else:
+            where = self.text.ends[close]
+            self.edits.replace(where, where, b"::bytea[]")
+        return True
+
+    def _both(
+        self, first: int, last: int, one: bytes, several: bytes, column: ProtectedColumn
+    ) -> None:
+        self.edits.replace(
+            self.text.starts[first], self.text.ends[last], Either(column, one, several)
+        )
+
+    def _array_cast(self, cast: Node, column: ProtectedColumn) -> None:
+        """Drops the cast of an array that has its own type already."""
+        self.check_cast(cast, column, True)
+        self.drop_cast(cast, column)
+
+    def drop_cast(self, cast: Node, column: ProtectedColumn) -> None:
+        """Only the argument of a cast is left."""
+        text = self.text
+        at = text.at(max(cast.location, 0))
+        if cast.location >= 0 and text.word(at) == "::":
+            self.edits.replace(cast.location, text.ends[text.type_end(at + 1)])
+            return
+        if cast.location >= 0 and text.word(at) == "cast":
+            word = text.at(cast.type_name.location) - 1
+            if text.word(word) == "as":
+                self.edits.replace(cast.location, text.ends[at])
+                self.edits.replace(text.starts[word], text.starts[text.matching(at + 1, 1)])
+                return
+        raise refuse("cast", column, "this cast", max(cast.location, 0) + 1)
+
+    def check_cast(self, cast: Node, column: ProtectedColumn, array: bool) -> None:
+        """Refusal unless the cast is to the column's type, without saying more of its length."""
+        name, many = type_text(cast.type_name)
+        position = max(cast.location, 0) + 1
+        if column.type.labels or is_array(column.type):
+            # an array of the column's type, or the type itself
+            if not same_type(column.type, name, many and not array):
+                raise refuse("cast", column, f"a cast to {name}", position)
+            return
+        if many != array:
+            raise refuse("cast", column, f"a cast to {name}{'[]' * many}", position)
+        try:
+            wanted = resolve(name)
+        except ConfigError:
+            raise refuse("cast", column, f"a cast to {name}", position) from None
+        declared = column.type
+        same = wanted.oid == declared.oid or any(
+            wanted.oid in f and declared.oid in f for f in _FAMILIES
+        )
+        if not same or (BPCHAR in (wanted.oid, declared.oid) and wanted.oid != declared.oid):
+            raise refuse("cast", column, f"a cast to {name}", position)
+        if wanted.typmod != -1 and (wanted.oid, wanted.typmod) != (declared.oid, declared.typmod):
+            raise refuse("truncating cast", column, f"a cast to {name}", position)
+
+
+def comparable_types(one: int, other: int) -> bool:
+    """Whether equal values of the two types have equal tags."""
+    return one == other or any(one in f and other in f for f in _FAMILIES[:2])
