@@ -175,6 +175,9 @@ class Operands:
         leaves = [self.leaf(item) for item in array.elements]
         if any(item is None for item in leaves):
             return False
+        bare = {_bare_kind(leaf.bare) for leaf in leaves if leaf is not None and not leaf.casts}
+        if {"number", "string"} <= bare:  # the server reads the strings as numbers, of any type
+            raise refuse("cast", column, "an array of strings and numbers", array.location + 1)
         at = self.text.at(array.location)
         several = use is Use.SEARCH and bool(leaves)
         bracket = self.text.at(array.location) + 1
@@ -245,6 +248,12 @@ class Operands:
             raise refuse("cast", column, f"a cast to {name}", position)
         if wanted.typmod != -1 and (wanted.oid, wanted.typmod) != (declared.oid, declared.typmod):
             raise refuse("truncating cast", column, f"a cast to {name}", position)
+
+
+def _bare_kind(node: Node) -> str:
+    if kind(node) != "a_const" or node.a_const.isnull:
+        return ""
+    return "string" if node.a_const.WhichOneof("val") == "sval" else "number"
 
 
 def comparable_types(one: int, other: int) -> bool:

@@ -106,7 +106,10 @@ class Provenance:
                 return _unmodified(found_)  # ELSE NULL has no length
             return found_
         if which == "a_expr" and node.a_expr.kind == 6:  # NULLIF
-            return self.of(node.a_expr.lexpr, scope)
+            found_ = self.of(node.a_expr.lexpr, scope)
+            if isinstance(found_, Sealed) and found_.shown.oid == VARCHAR:
+                return Sealed(found_.column, resolve("text"))  # varchar has no = of its own
+            return found_
         if which == "sub_link" and node.sub_link.sub_link_type == 5:  # EXPR_SUBLINK
             level = self._query.level(node.sub_link.subselect.select_stmt, scope)
             return level.outputs[0].origin if len(level.outputs) == 1 else None

@@ -85,7 +85,9 @@ def several_keys(plan: StatementPlan, codecs: Codecs) -> frozenset[ProtectedColu
     for column in plan.compared:
         if codecs[column, Action.OPEN].index_keys > 1:
             raise refuse(
-                "rotation", column, "comparing stored values, of which some have an older index key,"
+                "rotation",
+                column,
+                "comparing stored values, of which some have an older index key,",
             )
     return frozenset(c for c in searched(plan) if codecs[c, Action.OPEN].index_keys > 1)
 
@@ -124,6 +126,8 @@ def _converted(
     target = codec_of(column.type)
     if target.foreign_oid and oid >= FIRST_USER_OID:
         oid = 0
+    if use is Use.SHOW and oid == column.type.oid:
+        return target.check(binary, -1)  # blanks at the end of a char(n) are kept
     if use in _SEALS:
         return assigned(target, binary, oid, _typmod(column, use), ctx)
     return compared(target, binary, oid, ctx)
