@@ -97,7 +97,9 @@ class Provenance:
         if which == "type_cast":
             return self._cast(node.type_cast, scope)
         if which == "coalesce_expr":
-            return self._joined(list(node.coalesce_expr.args), scope)
+            # the server drops NULLs, and with them what they would do to the length
+            args = [a for a in node.coalesce_expr.args if not _null(a)]
+            return self._joined(args, scope) if args else OPEN
         if which == "case_expr":
             case = node.case_expr
             results = [w.case_when.result for w in case.args]
@@ -167,6 +169,12 @@ def passes(call: Node) -> bool:
     """Whether a function call gives back one of its first argument's values."""
     name = strings(call.funcname)
     return name[-1] in PASSING and name[:-1] in ([], ["pg_catalog"]) and bool(call.args)
+
+
+def _null(node: Node) -> bool:
+    while kind(node) == "type_cast":
+        node = node.type_cast.arg
+    return kind(node) == "a_const" and bool(node.a_const.isnull)
 
 
 def origin(value: Value) -> Origin:
