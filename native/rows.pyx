@@ -6,7 +6,10 @@ ROW_COPY = 0  # plaintext is copied: binary to a client that asked for binary
 ROW_TEXT = 1  # plaintext is text already
 ROW_INT = 2  # 2, 4 or 8-byte signed integer -> decimal text
 ROW_BOOL = 3  # one byte -> t or f
+ROW_NULL = 4  # NULL whatever is there; needs no codec
+ROW_FIXED = 5  # the bytes that stand in place of the callable; needs no codec
 ROW_CALL = 9  # ask the Python callable
+ROW_LENIENT = 16  # flag: a value that does not open is NULL, and `value_lost` is told
 
 
 class RowShape(ValueError):
@@ -96,8 +99,8 @@ cdef Py_ssize_t pg_open_value(object codec, const uint8_t* value, Py_ssize_t n,
 cdef class RowPlan:
     """How the rows of one result are opened.
 
-    `columns` has one entry per output column: None (copied through) or (ColumnCodec, ROW_*,
-    render callable or None). `text_input`: the server sends bytea as text (simple protocol).
+    `columns` has one entry per output column: None (copied through) or (ColumnCodec or None, ROW_*,
+    render callable, bytes or None). `text_input`: the server sends bytea as text (simple protocol).
     The codecs can be replaced while rows are in flight (`renew`), when keys had to be fetched
     again. `failed` is the index of the column at which the last row did not open.
     """
@@ -152,6 +155,9 @@ cdef class RowPlan:
         """The same columns under fetched keys: one ColumnCodec or None per output column."""
         self.codecs = list(codecs)
 
+    def value_lost(self, index: int) -> None:
+        """A value of this column did not open and was given out as NULL."""
+
     cdef void end_batch(self) noexcept:
         """The codecs let go of the copies of keys that they keep for one batch."""
         cdef object codec
@@ -201,6 +207,18 @@ cdef class RowPlan:
                 value = body + pos
                 pos += size
                 codec = self.codecs[i]
+                if codec is None and self.kinds[i] == 4:
+                    pg_put32(pg_room(out, 4), 0xFFFFFFFF)
+                    out.n += 4
+                    continue
+                if codec is None and self.kinds[i] == 5:
+                    rendered = self.renders[i]
+                    got = PyBytes_GET_SIZE(rendered)
+                    q = pg_room(out, got + 4)
+                    pg_put32(q, <uint32_t>got)
+                    memcpy(q + 4, PyBytes_AS_STRING(rendered), got)
+                    out.n += got + 4
+                    continue
                 if codec is None:
                     memcpy(pg_room(out, size + 4), value - 4, size + 4)
                     out.n += size + 4
@@ -216,7 +234,20 @@ cdef class RowPlan:
                     size = got
                 kind = self.kinds[i]
                 q = pg_room(out, size + 64) + 4
-                got = pg_open_value(codec, value, size, q)
+                if kind & 16:
+                    kind &= 15
+                    try:
+                        got = pg_open_value(codec, value, size, q)
+                    except OpenFailed:
+                        if i >= count - self.hidden:
+                            checked.append(None)
+                        else:
+                            pg_put32(q - 4, 0xFFFFFFFF)
+                            out.n += 4
+                        self.value_lost(i)
+                        continue
+                else:
+                    got = pg_open_value(codec, value, size, q)
                 if i >= count - self.hidden:
                     checked.append(PyBytes_FromStringAndSize(<char*>q, got))
                     OPENSSL_cleanse(q, got)

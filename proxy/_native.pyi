@@ -138,7 +138,10 @@ ROW_COPY: int
 ROW_TEXT: int
 ROW_INT: int
 ROW_BOOL: int
+ROW_NULL: int
+ROW_FIXED: int
 ROW_CALL: int
+ROW_LENIENT: int
 
 class RowShape(ValueError): ...
 
@@ -146,11 +149,14 @@ class RowPlan:
     failed: int
     def __init__(
         self,
-        columns: Sequence[tuple[ColumnCodec, int, Callable[[bytes], bytes] | None] | None],
+        columns: Sequence[
+            tuple[ColumnCodec | None, int, Callable[[bytes], bytes] | bytes | None] | None
+        ],
         text_input: bool = False,
     ) -> None: ...
     def renew(self, codecs: Sequence[ColumnCodec | None]) -> None: ...
     def filter(self, hidden: int, test: Callable[[list[bytes | None]], bool]) -> None: ...
+    def value_lost(self, index: int) -> None: ...
 
 class WireError(Exception):
     side: str  # "client" | "server"

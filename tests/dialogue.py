@@ -79,6 +79,9 @@ class FakeSite:
             raise AccessDenied("no")
         return self.codec if self.keys_in_memory else None
 
+    def shown(self, principal: Principal | None, plan: Plan) -> Plan:
+        return plan
+
     def note_uses(self, principal: Principal | None, uses: object, count: int) -> None:
         self.noted.append((uses, count))
 

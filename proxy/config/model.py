@@ -184,7 +184,11 @@ class ColumnConfig(_Model):
     range: RangeConfig | None = None  # <, BETWEEN by buckets; the bucket becomes visible
     match: MatchConfig | None = None  # LIKE, ILIKE; common pieces of text become visible
     layout: Literal["generated", "expression"] = "generated"  # where the tags are indexed
-    pad_to_bytes: int = Field(0, ge=0, le=65536)  # 0: none
+    pad_to_bytes: int = Field(0, ge=0, le=65536)  # hides lengths below multiples of it; 0: none
+    pad: Literal["none", "max"] = "none"  # max: to the longest value that the type allows
+    # what a reader gets for a value that does not open: the error XX001, or NULL (an attacker at the
+    # server can then make values vanish without an error)
+    on_error: Literal["error", "null"] = "error"
     acknowledge: tuple[str, ...] = ()  # leakage accepted, e.g. "equality-low-cardinality"
 
 
@@ -327,12 +331,29 @@ class S3Config(_Model):
 class PolicyRule(_Model):
     """`principals` are like "postgres:app", "s3:reader" or "*"; `resources` like
     "column:shop.public.*" or "bucket:docs/*". Without any rule, every authenticated principal may
-    seal and open; with rules, what no rule allows is denied, and a deny wins."""
+    seal and open; with rules, what no rule allows is denied, and of those that match the strictest
+    wins: deny, null, ciphertext, mask, allow. The three in the middle are for readers of columns."""
 
     principals: tuple[str, ...]
     resources: tuple[str, ...]
     actions: tuple[Literal["seal", "open"], ...] = ("seal", "open")
-    effect: Literal["allow", "deny"] = "allow"
+    effect: Literal["allow", "mask", "ciphertext", "null", "deny"] = "allow"
+    # with `mask`: last4 "****1234", email "a***@example.com", hash (of the equality tag), fixed
+    mask: Literal["last4", "email", "hash", "fixed"] | None = None
+    mask_text: str = ""  # what `fixed` shows
+
+    @model_validator(mode="after")
+    def _mask_goes_with_its_effect(self) -> "PolicyRule":
+        if (self.effect == "mask") != (self.mask is not None):
+            raise ValueError("`mask` goes with `effect: mask`, and only with it")
+        if self.mask_text and self.mask != "fixed":
+            raise ValueError("`mask_text` goes with `mask: fixed`")
+        if self.effect in ("mask", "ciphertext", "null"):
+            if "open" not in self.actions:
+                raise ValueError(f"`effect: {self.effect}` is for readers: `actions` needs open")
+            if not all(r.startswith("column:") for r in self.resources):
+                raise ValueError(f"`effect: {self.effect}` is for columns: column:<domain>")
+        return self
 
 
 class AdminConfig(_Model):

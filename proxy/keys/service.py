@@ -34,7 +34,7 @@ from proxy.keys.ring import Ring, RingError, State, Version
 from proxy.keys.stores.base import RingStore
 from proxy.native import KeyHandle
 from proxy.policy.decide import Decision, Policy
-from proxy.policy.model import Action, Principal, Resource
+from proxy.policy.model import Action, Mask, Principal, Resource, Verdict
 
 __all__ = ["KeyService", "RingKeys", "RingVersionKey"]
 
@@ -209,6 +209,16 @@ class KeyService:
         }
 
     # -- policy and audit ----------------------------------------------------------------------
+
+    @property
+    def shows(self) -> bool:
+        """Whether the policy shows some readers something else than the value or an error."""
+        return self._policy.shows
+
+    def verdict(self, principal: Principal, resource: Resource) -> tuple[Verdict, Mask | None]:
+        """What a reader is shown of a column; no key is touched."""
+        decision = self._policy.decide(principal, resource, Action.OPEN)
+        return decision.verdict, decision.mask
 
     def _authorise(self, principal: Principal, resource: Resource, action: Action) -> None:
         if self._closed:

@@ -118,13 +118,13 @@ def _of_column(column: ColumnConfig, by_domain: dict[str, list[str]]) -> list[Fi
                     "these columns, which is what joins on them need",
                 )
             )
-    if not column.pad_to_bytes and (is_array or base not in _FIXED_LENGTH):
+    if not column.pad_to_bytes and column.pad == "none" and (is_array or base not in _FIXED_LENGTH):
         found.append(
             Finding(
                 name,
                 LENGTH,
                 f"the length of every value ({declared}) can be read off its ciphertext; "
-                "pad_to_bytes hides it up to a multiple of that size",
+                "pad_to_bytes hides it up to a multiple of that size, pad: max whole",
             )
         )
     return found

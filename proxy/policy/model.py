@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 
 class Action(Enum):
     SEAL = "seal"
     OPEN = "open"
+    MASK = "mask"  # open in order to show a mask of it
 
 
 class Verdict(Enum):
@@ -15,6 +17,14 @@ class Verdict(Enum):
     NULL = "null"
     CIPHERTEXT = "ciphertext"
     DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What is shown in place of a text. `text` goes with "fixed"."""
+
+    pattern: Literal["last4", "email", "hash", "fixed"]
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

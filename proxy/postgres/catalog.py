@@ -22,7 +22,8 @@ from proxy.errors import ConfigError, SealgateError
 from proxy.postgres.control import ControlError, connect_control
 from proxy.postgres.hosts import Hosts
 from proxy.postgres.searches import search_of
-from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, Snapshot
+from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, SealedType, Snapshot
+from proxy.postgres.types.registry import longest
 from proxy.postgres.types.registry import resolve as resolve_type
 from proxy.postgres.upstream import UpstreamError
 
@@ -68,21 +69,38 @@ def protected_columns(
         if len(parts) != 3 or not all(parts):
             raise ConfigError(f"postgres.columns: {c.column!r}: write schema.table.column")
         schema, table, name = parts
+        declared = resolve_type(c.type)
         found[schema, table, name] = ProtectedColumn(
             schema=schema,
             table=table,
             column=name,
             domain=c.domain or f"{database}.{c.column}",
-            type=resolve_type(c.type),
+            type=declared,
             ring=c.ring,
             equality=c.equality,
-            pad_to_bytes=c.pad_to_bytes,
+            pad_to_bytes=padding(c, declared),
+            null_on_error=c.on_error == "null",
             search=search_of(c),
             layout=c.layout,
             max_buckets=c.range.max_buckets if c.range is not None else 0,
             ascii_case=c.match is not None and c.match.case == "ascii",
         )
     return found
+
+
+def padding(column: ColumnConfig, declared: SealedType) -> int:
+    """The multiple of bytes that values are padded to. ConfigError."""
+    if column.pad == "none":
+        return column.pad_to_bytes
+    if column.pad_to_bytes:
+        raise ConfigError(f"{column.column}: `pad: max` and `pad_to_bytes` exclude each other")
+    most = longest(declared)
+    if most is None or most >= 1 << 20:
+        raise ConfigError(
+            f"{column.column}: {declared.name} has no longest value to pad to; "
+            "declare a length, or use pad_to_bytes"
+        )
+    return most + 1  # a value and the mark behind it are one block
 
 
 def build_snapshot(

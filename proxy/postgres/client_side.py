@@ -374,7 +374,7 @@ class ClientSide:
                 raise _encoding(session.settings.client_encoding)
         if session.statements and _EXECUTES.search(sql):
             self._no_execute(plan)
-        return plan
+        return session.site.shown(session.principal, plan)
 
     def _no_execute(self, plan: Plan) -> None:
         """SQL's EXECUTE could name a statement that was prepared by Parse and rewritten."""

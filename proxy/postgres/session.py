@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import AccessDenied, KeyUnavailable, SealgateError
 from proxy.native import Wire
-from proxy.policy.model import Action, Principal
+from proxy.policy.model import Principal
 from proxy.postgres import settings as settings_module
 from proxy.postgres import sqlstate
 from proxy.postgres.client_side import ClientSide, inject
@@ -28,7 +28,7 @@ from proxy.postgres.snapshot import Snapshot
 from proxy.postgres.startup import Negotiation, StartupMessage
 from proxy.postgres.statements import Names, Portal, Statement
 from proxy.postgres.types.base import TextContext
-from proxy.postgres.values import ResultRows, needed_for_rows
+from proxy.postgres.values import ResultRows, needed_for_rows, row_codecs
 
 if TYPE_CHECKING:
     from proxy.native import ColumnCodec
@@ -182,7 +182,7 @@ class Session:
                 self._server.keys_gone(result)
             else:
                 granted = self._granted
-                rows.renew([None if c is None else granted[c, Action.OPEN] for c in rows.outputs])
+                rows.renew(row_codecs(rows.outputs, granted))
                 self._granted = {}
             self._run_server()
             return

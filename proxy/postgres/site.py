@@ -19,9 +19,10 @@ from proxy.metrics import (
     pg_statements_total,
 )
 from proxy.native import CANON_CALL, ColumnCodec, strip_literals
-from proxy.policy.model import Action, Principal, Resource
+from proxy.policy.model import Action, Mask, Principal, Resource, Verdict
 from proxy.postgres import catalog
 from proxy.postgres.hosts import Hosts
+from proxy.postgres.masks import shown_to, without_mask
 from proxy.postgres.needs import Need, SnapshotWanted, Use
 from proxy.postgres.plan import Plan, Refusal, SessionContext
 from proxy.postgres.searches import readers
@@ -84,6 +85,16 @@ class Site:
         """The column's codec if its keys are in memory. Raises AccessDenied."""
         ring = self._keys.ring_keys_now(principal, _resource(column), action)
         return None if ring is None else _codec(ring, column)
+
+    def shown(self, principal: Principal | None, plan: Plan) -> Plan:
+        """The plan as far as this principal may see the values of its outputs."""
+        if not self._keys.shows or principal is None:
+            return plan
+
+        def decide(column: ProtectedColumn) -> tuple[Verdict, Mask | None]:
+            return self._keys.verdict(principal, _resource(column))
+
+        return shown_to(plan, decide)
 
     @property
     def fast(self) -> bool:
@@ -167,6 +178,7 @@ def _resource(column: ProtectedColumn) -> Resource:
 
 def _codec(ring: RingKeys, column: ProtectedColumn) -> ColumnCodec:
     """The codec of a column under a ring; it lives as long as the ring's keys."""
+    column = without_mask(column)
     found = ring.derived.get(column)
     if isinstance(found, ColumnCodec):
         return found

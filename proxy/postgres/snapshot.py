@@ -7,6 +7,7 @@ not trusted. `catalog.py` builds it; tests build it by hand.
 from dataclasses import dataclass, field
 
 from proxy.crypto.tokens import Search
+from proxy.policy.model import Mask, Verdict
 
 # pg_type OIDs used all over (PostgreSQL, src/include/catalog/pg_type.dat)
 BOOL, BYTEA, INT8, INT2, INT4, TEXT, OID = 16, 17, 20, 21, 23, 25, 26
@@ -47,6 +48,10 @@ class ProtectedColumn:
     layout: str = "generated"  # or "expression": nothing beside the column, indexes on expressions
     max_buckets: int = 256  # of one range search
     ascii_case: bool = False  # ILIKE maps A to Z only
+    null_on_error: bool = False  # a value that does not open is NULL for readers
+    # what a reader gets instead of the value: a mask, or Verdict.NULL (set for a principal by
+    # `masks.shown_to`, never by the configuration of the column)
+    shown: Mask | Verdict | None = None
 
     @property
     def index_column(self) -> str:

@@ -6,14 +6,29 @@ with the server's own SQLSTATE.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
+
 from proxy.crypto.tokens import TooManyTokens
-from proxy.native import ROW_BOOL, ROW_CALL, ROW_COPY, ROW_INT, ROW_TEXT, RowPlan
-from proxy.policy.model import Action
+from proxy.metrics import pg_integrity_failures_total
+from proxy.native import (
+    ROW_BOOL,
+    ROW_CALL,
+    ROW_COPY,
+    ROW_FIXED,
+    ROW_INT,
+    ROW_LENIENT,
+    ROW_NULL,
+    ROW_TEXT,
+    RowPlan,
+)
+from proxy.policy.model import Action, Mask
 from proxy.postgres.checks import Operands, row_test
 from proxy.postgres.lookups import LOOKUPS, lookup
+from proxy.postgres.masks import masked, needs_no_key
 from proxy.postgres.messages import format_of
 from proxy.postgres.needs import Use as KeyUse
 from proxy.postgres.plan import Check, Either, Literal, Segment, StatementPlan, Use
@@ -52,6 +67,8 @@ from proxy.postgres.types.registry import codec_for, codec_of
 if TYPE_CHECKING:
     from proxy.native import ColumnCodec
 
+log = structlog.get_logger()
+_Row = tuple["ColumnCodec | None", int, "Callable[[bytes], bytes] | bytes | None"]
 Codecs = Mapping[KeyUse, "ColumnCodec"]
 _JSON = 114
 _KIND = {TEXT: ROW_TEXT, VARCHAR: ROW_TEXT, BPCHAR: ROW_TEXT, _JSON: ROW_TEXT}
@@ -100,7 +117,19 @@ def needed_for_bind(plan: StatementPlan) -> set[KeyUse]:
 
 
 def needed_for_rows(outputs: Sequence[ProtectedColumn | None] | None) -> set[KeyUse]:
-    return {(c, Action.OPEN) for c in outputs or () if c is not None}
+    return {(c, reading(c)) for c in outputs or () if c is not None and not needs_no_key(c)}
+
+
+def reading(column: ProtectedColumn) -> Action:
+    """What the keys of an output column are asked for."""
+    return Action.OPEN if column.shown is None else Action.MASK
+
+
+def row_codecs(
+    outputs: Sequence[ProtectedColumn | None], codecs: Codecs
+) -> list[ColumnCodec | None]:
+    """The codec of every output column; None where none is needed."""
+    return [None if c is None or needs_no_key(c) else codecs[c, reading(c)] for c in outputs]
 
 
 def _one(codec: ColumnCodec, store: bool, binary: bytes | None) -> bytes:
@@ -336,6 +365,20 @@ class ResultRows(RowPlan):
     """A native row plan that remembers its columns, so that its keys can be fetched again."""
 
     outputs: tuple[ProtectedColumn | None, ...]
+    live: list[ColumnCodec | None]  # as the native part has them
+    lost: bool = False
+
+    def renew(self, codecs: Sequence[ColumnCodec | None]) -> None:
+        self.live = list(codecs)
+        super().renew(codecs)
+
+    def value_lost(self, index: int) -> None:
+        """Counted each time, said once."""
+        pg_integrity_failures_total.inc()
+        column = self.outputs[index]
+        if not self.lost and column is not None:
+            self.lost = True
+            log.error("postgres.value_shown_as_null", column=column.domain)
 
 
 def result_formats(outputs: Sequence[object], asked: Sequence[int]) -> tuple[int, ...]:
@@ -359,26 +402,53 @@ def result_rows(
 ) -> ResultRows:
     """How rows with these columns are opened and rendered in the client's formats; with a check, the
     last columns only decide whether a row stays. DataError for a bad operand of the check."""
-    columns: list[tuple[ColumnCodec, int, Callable[[bytes], bytes] | None] | None] = []
     hidden = len(check.columns) if check is not None else 0
-    for column, fmt in zip(outputs, (*formats, *[1] * hidden), strict=True):
+    live = row_codecs(outputs, codecs)
+    columns: list[_Row | None] = []
+    made: list[weakref.ref[ResultRows]] = []
+    every = (*formats, *[1] * hidden)
+    for index, (column, fmt) in enumerate(zip(outputs, every, strict=True)):
         if column is None:
             columns.append(None)
             continue
-        codec = codecs[column, Action.OPEN]
-        oid = column.type.oid
-        if fmt == 1:
-            columns.append((codec, ROW_COPY, None))
-        elif oid in _KIND:
-            columns.append((codec, _KIND[oid], None))
+        shown, codec = column.shown, live[index]
+        lenient = ROW_LENIENT if column.null_on_error else 0
+        if isinstance(shown, Mask) and codec is None:
+            columns.append((None, ROW_FIXED, masked(shown, b"", column)))
+        elif codec is None:
+            columns.append((None, ROW_NULL, None))
+        elif isinstance(shown, Mask):
+            columns.append((codec, ROW_CALL | lenient, _masker(shown, column, made, index)))
+        elif fmt == 1:
+            columns.append((codec, ROW_COPY | lenient, None))
+        elif column.type.oid in _KIND:
+            columns.append((codec, _KIND[column.type.oid] | lenient, None))
         else:
-            columns.append((codec, ROW_CALL, _renderer(column.type, ctx)))
+            columns.append((codec, ROW_CALL | lenient, _renderer(column.type, ctx)))
     rows = ResultRows(columns, text_input)
-    rows.outputs = outputs
+    rows.outputs, rows.live = outputs, live
+    made.append(weakref.ref(rows))
     if check is not None:
         assert operands is not None
         rows.filter(hidden, row_test(check, operands))
     return rows
+
+
+def _masker(
+    mask: Mask, column: ProtectedColumn, made: list[weakref.ref[ResultRows]], index: int
+) -> Callable[[bytes], bytes]:
+    """Renders the mask. A tag is made by the codec that the rows have then: keys may be renewed."""
+
+    def render(value: bytes) -> bytes:
+        tag = b""
+        if mask.pattern == "hash":
+            rows = made[0]()
+            codec = rows.live[index] if rows is not None else None
+            assert codec is not None
+            tag = codec.tag(value)
+        return masked(mask, value, column, tag)
+
+    return render
 
 
 def _renderer(declared: SealedType, ctx: TextContext) -> Callable[[bytes], bytes]:

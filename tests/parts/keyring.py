@@ -1,19 +1,22 @@
 """A key service over a software root in a temporary folder, with one ring `app`."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from proxy.config.model import FileStore, KeysConfig, SecretRef, SoftwareProvider
+from proxy.config.model import FileStore, KeysConfig, PolicyRule, SecretRef, SoftwareProvider
 from proxy.keys.build import create_ring, init_root, open_keys, rotate_ring
 from proxy.keys.service import KeyService
 
 
-async def software_keys(folder: Path, **cache: float) -> KeyService:
+async def software_keys(
+    folder: Path, policy: Sequence[PolicyRule] = (), **cache: float
+) -> KeyService:
     config = _config(folder, cache)
     if not (folder / "root.sealed").exists():
         await init_root(config)
         await create_ring(config, "app")
-    return await open_keys(config, ())
+    return await open_keys(config, policy)
 
 
 async def rotated_keys(folder: Path) -> KeyService:

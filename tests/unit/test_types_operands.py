@@ -14,7 +14,7 @@ from proxy.postgres.snapshot import (
 )
 from proxy.postgres.types.base import DEFAULT, DataError
 from proxy.postgres.types.operands import assigned, compared, type_of_number
-from proxy.postgres.types.registry import codec_for, codec_of, resolve
+from proxy.postgres.types.registry import codec_for, codec_of, longest, resolve
 
 INET = 869
 
@@ -170,3 +170,26 @@ def test_an_enum_has_its_labels_and_no_others() -> None:
     assert codec.parse(b"it's", DEFAULT, -1) == b"it's"
     with pytest.raises(DataError, match='invalid input value for enum mood: "SAD"'):
         codec.parse(b"SAD", DEFAULT, -1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        ("varchar(10)", 40), ("char(3)", 12), ("numeric(12,2)", 16), ("numeric(3,-2)", 12),
+        ("numeric(2,5)", 12), ("inet", 20), ("enum m ('a', 'long')", 4), ("uuid", 16),
+        ("text", None), ("numeric", None), ("varchar(3)[]", None), ("jsonb", None),
+    ],
+)  # fmt: skip
+def test_the_longest_value_of_a_type_is_known(kind: str, most: int | None) -> None:
+    assert longest(resolve(kind)) == most
+
+
+@pytest.mark.parametrize(
+    "kind", ["numeric(12,2)", "numeric(3,-2)", "numeric(2,5)", "numeric(38,19)"]
+)
+def test_no_numeric_is_longer_than_the_longest(kind: str) -> None:
+    most = longest(resolve(kind))
+    precision, scale = (int(n) for n in kind[8:-1].split(","))
+    digits = "9" * precision
+    for text in (f"{digits}e{-scale}", f"-{digits}e{-scale}", f"1e{-scale}"):
+        assert most is not None and len(raw(kind, text)) <= most

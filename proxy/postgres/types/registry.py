@@ -13,7 +13,7 @@ from proxy.postgres.types.clock import INTERVAL, TIME_CODEC, TIMETZ_CODEC
 from proxy.postgres.types.datetime import DATE_CODEC, TIMESTAMP_CODEC, TIMESTAMPTZ_CODEC
 from proxy.postgres.types.enum import Enum
 from proxy.postgres.types.floating import Float
-from proxy.postgres.types.inet import CIDR_CODEC, INET_CODEC
+from proxy.postgres.types.inet import CIDR_CODEC, INET_CODEC, Inet
 from proxy.postgres.types.integer import Integer
 from proxy.postgres.types.interval import Interval
 from proxy.postgres.types.json import Json, Jsonb
@@ -141,6 +141,25 @@ def same_type(declared: SealedType, name: str, array: bool, exact: bool = False)
     if named.oid != declared.oid:
         return False
     return named.typmod == declared.typmod or not exact and named.typmod == -1
+
+
+def longest(declared: SealedType) -> int | None:
+    """Bytes of the longest value in binary form; None where there is none."""
+    if is_array(declared):
+        return None
+    if declared.labels:
+        return max(len(label.encode()) for label in declared.labels)
+    codec = codec_of(declared)
+    if declared.typmod >= 4 and isinstance(codec, Varchar):
+        return 4 * (declared.typmod - 4)  # of UTF-8
+    if declared.typmod >= 4 and isinstance(codec, Numeric):
+        precision, scale = (declared.typmod - 4) >> 16 & 0xFFFF, (declared.typmod - 4) & 0x7FF
+        scale -= 2048 if scale >= 1024 else 0
+        groups = -(-max(precision - scale, 0) // 4) + -(-max(scale, 0) // 4)
+        return 8 + 2 * groups
+    if isinstance(codec, Inet):
+        return 20
+    return codec.size or None
 
 
 def is_array(declared: SealedType) -> bool:
