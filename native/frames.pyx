@@ -66,6 +66,9 @@ cdef struct Expected:
     PyObject* rows
 
 
+cdef Expected _NOTHING  # all zero: what is expected when the FIFO is empty
+
+
 cdef struct Stream:
     Py_ssize_t pos  # next byte to look at
     Py_ssize_t run  # first byte that is to be copied through and was not yet
@@ -484,7 +487,7 @@ cdef class Wire:
                         t != 66 and self._fast_portal(p + self.c.pos, total, t)):
                     self.c.pos += total
                     continue
-                if t == 66 and p[self.c.pos + 5] == 0:
+                if t == 66 and total > 5 and p[self.c.pos + 5] == 0:
                     self.unnamed = None  # another one takes its place
                 if self.hands_off or not self._special(p + self.c.pos + 5, total - 5, t):
                     self._sent(2 if t == 66 else 4 if t == 69 else 3 if t == 68 else 5)
@@ -575,8 +578,9 @@ cdef class Wire:
             kind = 0
             flags = 0
             cookie = None
-            e = &self.fifo[self.head]
+            e = &_NOTHING
             if self.count > 0:
+                e = &self.fifo[self.head]
                 kind = e.kind
                 flags = e.flags
             hide = self.draining or (flags & 1)

@@ -10,6 +10,8 @@ class Action(Enum):
     OPEN = "open"
     MASK = "mask"  # open in order to show a mask of it
 
+    __hash__ = object.__hash__  # Enum's own is Python code; members are singletons
+
 
 class Verdict(Enum):
     REVEAL = "reveal"

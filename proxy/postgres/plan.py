@@ -7,6 +7,7 @@ Values never live in a plan except as `Literal`s of a plan for one exact text.
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from proxy.postgres.snapshot import ProtectedColumn, SealedType
 
@@ -223,8 +224,7 @@ class UnknownColumns(Refusal):
     created through another worker. Worth one refresh before it is said."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionContext:
+class SessionContext(NamedTuple):
     """What changes the meaning of a text: part of the plan cache's key."""
 
     database: str

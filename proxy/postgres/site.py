@@ -6,8 +6,10 @@ asked for with `pending`.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.config.model import PostgresConfig
@@ -21,6 +23,7 @@ from proxy.metrics import (
 from proxy.native import CANON_CALL, ColumnCodec, strip_literals
 from proxy.policy.model import Action, Mask, Principal, Resource, Verdict
 from proxy.postgres import catalog
+from proxy.postgres.fast import SECONDS
 from proxy.postgres.hosts import Hosts
 from proxy.postgres.masks import shown_to, without_mask
 from proxy.postgres.needs import Need, SnapshotWanted, Use
@@ -38,7 +41,17 @@ _PlanKey = tuple[bytes, tuple[int, ...], SessionContext, int]
 _passthrough = pg_statements_total.labels("passthrough")
 _encrypted = pg_statements_total.labels("encrypted")
 _PLAN_OVERHEAD_BYTES = 1024
+_LEASES = 4096
 _LARGEST_CACHED_TEXT_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class _Lease:
+    """A codec that was handed out, until when it may be again, and how often it was."""
+
+    codec: ColumnCodec
+    until: float
+    uses: int = 0
 
 
 class Site:
@@ -55,12 +68,14 @@ class Site:
             self._planner = Planner()
         self._plans: OrderedDict[_PlanKey, Plan | Refusal] = OrderedDict()
         self._plan_bytes = 0
+        self._leases: dict[tuple[Principal, ProtectedColumn, Action], _Lease] = {}
         self._templates = Templates(config.limits.plan_cache_bytes // 2)
 
     async def start(self) -> None:
         await self._catalog.start()
 
     async def close(self) -> None:
+        self._end_leases()
         await self._catalog.close()
 
     def protects(self, database: str) -> bool:
@@ -82,9 +97,32 @@ class Site:
     def codec_now(
         self, principal: Principal, column: ProtectedColumn, action: Action
     ) -> ColumnCodec | None:
-        """The column's codec if its keys are in memory. Raises AccessDenied."""
+        """The column's codec if its keys are in memory. Raises AccessDenied.
+
+        What policy and limits have allowed holds for a second, its uses are counted afterwards.
+        """
+        lease = self._leases.get((principal, column, action))
+        now = time.monotonic()
+        if lease is not None:
+            if now < lease.until and lease.codec.alive:
+                lease.uses += 1
+                return lease.codec
+            del self._leases[principal, column, action]
+            self._keys.note_uses(principal, _resource(column), action, lease.uses)
         ring = self._keys.ring_keys_now(principal, _resource(column), action)
-        return None if ring is None else _codec(ring, column)
+        if ring is None:
+            return None
+        codec = _codec(ring, column)
+        if self.fast:
+            if len(self._leases) >= _LEASES:
+                self._end_leases()
+            self._leases[principal, column, action] = _Lease(codec, now + SECONDS)
+        return codec
+
+    def _end_leases(self) -> None:
+        for (principal, column, action), lease in self._leases.items():
+            self._keys.note_uses(principal, _resource(column), action, lease.uses)
+        self._leases.clear()
 
     def shown(self, principal: Principal | None, plan: Plan) -> Plan:
         """The plan as far as this principal may see the values of its outputs."""

@@ -53,6 +53,10 @@ class ProtectedColumn:
     # `masks.shown_to`, never by the configuration of the column)
     shown: Mask | Verdict | None = None
 
+    def __hash__(self) -> int:
+        """Of the domain, whose hash Python remembers: columns are keys on every message."""
+        return hash(self.domain)
+
     @property
     def index_column(self) -> str:
         """Name of the generated column that carries the equality tag (layout G)."""

@@ -10,7 +10,7 @@ ORDER BY 2, a length in a cast, a LIKE pattern) is *pinned*: its value is part o
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from proxy.postgres.grammar import Node, inner, kind, strings
 from proxy.postgres.plan import Either, Literal, Plan, Segment, StatementPlan, Use
@@ -108,9 +108,8 @@ class Template:
 
     def fill(self, sql: bytes, spans: list[int]) -> Plan:
         """The plan of another text with the same stripped text and the same pinned literals."""
-        model = self.plan.statements[0]
         if not self.edits:
-            return replace(self.plan, statements=(replace(model, segments=(sql,)),))
+            return self._with((sql,))
         segments: list[Segment] = []
         at = 0
         text = b""
@@ -127,12 +126,21 @@ class Template:
                     segments.append(piece)
                     continue
                 value = _value(sql, spans, piece.ordinal, piece.negative)
-                segments.append(replace(piece.model, text=value))
+                model = piece.model
+                segments.append(Literal(model.column, model.use, value, model.oid, model.how))
             at = edit.end.at(spans)
         text += sql[at:]
         if text:
             segments.append(text)
-        return replace(self.plan, statements=(replace(model, segments=tuple(segments)),))
+        return self._with(tuple(segments))
+
+    def _with(self, segments: tuple[Segment, ...]) -> Plan:
+        """`dataclasses.replace`, a tenth of its time."""
+        statement = object.__new__(StatementPlan)
+        statement.__dict__.update(self.plan.statements[0].__dict__, segments=segments)
+        plan = object.__new__(Plan)
+        plan.__dict__.update(self.plan.__dict__, statements=(statement,))
+        return plan
 
 
 def _value(sql: bytes, spans: list[int], ordinal: int, negative: bool) -> bytes:
