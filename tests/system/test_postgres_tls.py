@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +12,6 @@ import psycopg
 import pytest
 
 from proxy.config.model import (
-    Address,
-    CatalogAccess,
     ClientCertificates,
     NamedCertificate,
     PostgresConfig,
@@ -23,6 +19,7 @@ from proxy.config.model import (
     TlsClient,
 )
 from tests.parts.certificates import Certificates
+from tests.parts.front import config, connect, open_folder
 from tests.parts.listening import Listening
 from tests.parts.postgres import Postgres
 
@@ -32,9 +29,8 @@ SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as path:  # pytest's own are closed to the server's uid
-        os.chmod(path, 0o755)
-        yield Path(path)
+    with open_folder() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -53,31 +49,6 @@ def postgres(folder: Path, certs: Certificates) -> Iterator[Postgres]:
 @pytest.fixture(scope="module")
 def front(certs: Certificates) -> tuple[Path, Path]:
     return certs.server(label="front")
-
-
-def config(postgres: Postgres, **more: object) -> PostgresConfig:
-    settings = {
-        "listen": Address(host="127.0.0.1"),
-        "upstream": Address(host="localhost", port=postgres.port),
-        "upstream_tls": TlsClient(mode="disable"),
-        "database": "other",
-        "catalog": CatalogAccess(user="app"),
-    } | more
-    return PostgresConfig(**settings)  # type: ignore[arg-type]
-
-
-def connect(postgres: Postgres, port: int, **more: object) -> psycopg.Connection:
-    settings = {
-        "host": "localhost",
-        "hostaddr": "127.0.0.1",
-        "port": port,
-        "user": postgres.user,
-        "password": postgres.password,
-        "dbname": "shop",
-        "sslmode": "disable",
-        "connect_timeout": 20,
-    } | more
-    return psycopg.connect(autocommit=True, **settings)  # type: ignore[arg-type]
 
 
 def server_tls(postgres: Postgres, certs: Certificates, **more: object) -> PostgresConfig:
