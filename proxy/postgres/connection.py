@@ -86,6 +86,7 @@ class Connection(asyncio.Protocol):
         self.session: Session | None = None
         self.user: str | None = None
         self.arriving = True  # not authenticated yet
+        self.silent = False  # nothing is to be said to the client, not even why it ends
         self.timeouts = Timeouts(listener.config.limits)
         self._direct = direct
         self._loop = asyncio.get_running_loop()
@@ -362,8 +363,8 @@ class Connection(asyncio.Protocol):
 
     def fatal(self, code: str, message: str) -> None:
         """Ends both sides; the client is told, unless that would fall into a half-sent message."""
-        half_sent = self.session is not None and self.session.wire.mid_message
-        if self.transport is not None and not self._closing and not half_sent:
+        silent = self.silent or (self.session is not None and self.session.wire.mid_message)
+        if self.transport is not None and not self._closing and not silent:
             self.listener.count_error(code)
             self.write(error_response(code, message, severity="FATAL"))
         self.abort(quietly=True)

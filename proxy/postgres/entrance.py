@@ -83,6 +83,7 @@ class _Entrance:
                 )
         request = await self._first_request()
         if isinstance(request, CancelRequest):
+            connection.silent = True  # a cancel request is never answered
             await self._listener.hosts.cancel(request.packet)
             return None
         assert isinstance(request, StartupMessage)
