@@ -60,7 +60,3 @@ key_unwrap_duration_seconds = Histogram(
 hsm_up = Gauge("sealgate_hsm_up", "1 while the root answers", multiprocess_mode="livemin")
 keys_wiped_total = Counter("sealgate_keys_wiped_total", "Keys overwritten when they left the cache")
 key_denials_total = Counter("sealgate_key_denials_total", "Refused by policy")
-
-config_last_reload_successful = Gauge(
-    "sealgate_config_last_reload_successful", "1 if the last reload was", multiprocess_mode="min"
-)

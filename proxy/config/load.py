@@ -7,6 +7,7 @@ underscore between levels.
 """
 
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,6 +100,17 @@ def parse(text: str, name: str, environ: Mapping[str, str]) -> Config:
         raise ConfigError("\n".join(lines))
     assert config is not None
     return config
+
+
+def dump(config: Config, generation: int) -> str:
+    """A loaded configuration as one text, for another process of ours."""
+    return json.dumps({"generation": generation, "config": config.model_dump(mode="json")})
+
+
+def load_dump(path: str | Path) -> tuple[Config, int]:
+    """What `dump` wrote, and its generation."""
+    document = json.loads(Path(path).read_text(encoding="utf-8"))
+    return Config.model_validate(document["config"]), int(document["generation"])
 
 
 def inconsistencies(config: Config) -> list[tuple[Path_, str]]:

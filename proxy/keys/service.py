@@ -22,7 +22,7 @@ import structlog
 from proxy import metrics
 from proxy.audit.record import KeyDecision, Result
 from proxy.audit.sink import LogSink, Sink
-from proxy.config.model import CacheLimits
+from proxy.config.model import CacheLimits, PolicyRule
 from proxy.crypto import kdf
 from proxy.errors import AccessDenied, IntegrityError, KeyDestroyed, KeyUnavailable
 from proxy.keys.breaker import Breaker
@@ -219,6 +219,10 @@ class KeyService:
         """What a reader is shown of a column; no key is touched."""
         decision = self._policy.decide(principal, resource, Action.OPEN)
         return decision.verdict, decision.mask
+
+    def set_policy(self, rules: Sequence[PolicyRule]) -> None:
+        """Other rules from the next request on, also for keys that are in memory."""
+        self._policy = Policy(rules)
 
     def _authorise(self, principal: Principal, resource: Resource, action: Action) -> None:
         if self._closed:

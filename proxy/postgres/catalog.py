@@ -146,6 +146,13 @@ class Catalog:
             log.error("postgres.catalog_unreadable", reason=str(error))
         self._timer = asyncio.create_task(self._refresh_forever(), name="catalogue")
 
+    def reload(self, config: PostgresConfig, hosts: Hosts) -> None:
+        """Reads from these hosts from the next time on; the columns are the same."""
+        self._config, self._hosts = config, hosts
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
     async def close(self) -> None:
         tasks = [t for t in (self._timer, self._flight) if t is not None]
         for task in tasks:

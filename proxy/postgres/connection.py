@@ -31,6 +31,7 @@ from proxy.postgres.upstream import UpstreamError
 if TYPE_CHECKING:
     from proxy.postgres.hosts import Host
     from proxy.postgres.listener import PostgresListener
+    from proxy.postgres.tls import ClientTls
 
 log = structlog.get_logger()
 
@@ -74,7 +75,7 @@ class Connection(asyncio.Protocol):
     """The connection from a client, and the owner of the pair."""
 
     def __init__(
-        self, listener: PostgresListener, *, unix: bool = False, direct: bool = False
+        self, listener: PostgresListener, *, unix: bool = False, direct: ClientTls | None = None
     ) -> None:
         self.listener = listener
         self.unix = unix
@@ -88,7 +89,7 @@ class Connection(asyncio.Protocol):
         self.arriving = True  # not authenticated yet
         self.silent = False  # nothing is to be said to the client, not even why it ends
         self.timeouts = Timeouts(listener.config.limits)
-        self._direct = direct
+        self.direct = direct  # TLS was there before the first packet
         self._loop = asyncio.get_running_loop()
         self._traffic = listener.traffic
         self._task: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         if self._timer is not None:  # start_tls
             return
-        if self._direct:
+        if self.direct is not None:
             self.tls = transport.get_extra_info("ssl_object")
         self.listener.add(self)
         pg_client_connections.inc()

@@ -75,7 +75,7 @@ class _Entrance:
     async def run(self) -> Session | None:
         connection, config = self._connection, self._config
         if connection.tls is not None:
-            self._client_tls = self._listener.client_tls
+            self._client_tls = connection.direct
             if connection.tls.selected_alpn_protocol() != ALPN:
                 raise Refused(
                     sqlstate.PROTOCOL_VIOLATION,

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import errno
 import socket
-import ssl
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,6 +19,7 @@ from proxy.metrics import pg_connections_refused_total, pg_connections_total
 from proxy.postgres import sqlstate
 from proxy.postgres.connection import Connection
 from proxy.postgres.messages import error_response
+from proxy.postgres.tls import ClientTls
 from proxy.postgres.upstream import set_keepalive
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Gate:
         if not first:
             sock.close()
         elif first == _HANDSHAKE and tls is not None:
-            self._enter(sock, tls.context)
+            self._enter(sock, tls)
         else:
             self._enter(sock, None)
 
@@ -149,19 +149,19 @@ class Gate:
         self._loop.remove_reader(sock.fileno())
         self._peeking.pop(sock).cancel()
 
-    def _enter(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def _enter(self, sock: socket.socket, tls: ClientTls | None) -> None:
         task = self._loop.create_task(self._connect(sock, tls))
         self._entering.add(task)
         task.add_done_callback(self._entering.discard)
 
-    async def _connect(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+    async def _connect(self, sock: socket.socket, tls: ClientTls | None) -> None:
         listener = self._listener
         seconds = listener.config.limits.startup_timeout_seconds
         try:
             await self._loop.connect_accepted_socket(
-                lambda: Connection(listener, unix=self._unix, direct=tls is not None),
+                lambda: Connection(listener, unix=self._unix, direct=tls),
                 sock,
-                ssl=tls,
+                ssl=None if tls is None else tls.context,
                 ssl_handshake_timeout=seconds if tls is not None else None,
             )
         except (OSError, ConnectionError) as error:  # ssl.SSLError is an OSError

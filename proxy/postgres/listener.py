@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING
 
 from proxy import native
@@ -58,7 +58,7 @@ class PostgresListener:
         self._arriving = 0
         self._socks = socks
         self._gates: list[Gate] = []
-        self._cancels: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -69,6 +69,29 @@ class PostgresListener:
             self._gates.append(gate)
             gate.start(BACKLOG)
         self._tick()
+
+    async def reload(self, config: PostgresConfig) -> None:
+        """Takes over what may change under open connections. ConfigError: then nothing has changed.
+
+        Connections keep their TLS and their server; limits and time-outs hold for them, too.
+        """
+        hosts = Hosts(config)
+        client_tls = None if config.tls is None else ClientTls(config.tls)
+        users = await asyncio.to_thread(Users, config.auth)
+        old = self.hosts
+        self.config, self.hosts, self.client_tls, self.users = config, hosts, client_tls, users
+        self.site.reload(config, hosts)
+        for connection in self.connections:
+            connection.timeouts.set(config.limits)
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._tick()
+        # whoever is on the way to a server through the old ones gets there first
+        loop = asyncio.get_running_loop()
+        loop.call_later(
+            2 * config.limits.connect_timeout_seconds,
+            lambda: self._background(old.close()),
+        )
 
     @property
     def addresses(self) -> list[tuple[str, int] | str]:
@@ -128,9 +151,12 @@ class PostgresListener:
             with contextlib.suppress(UpstreamError):
                 await send_cancel(host.upstream, cancel_packet(key))
 
-        task = asyncio.get_running_loop().create_task(send())
-        self._cancels.add(task)
-        task.add_done_callback(self._cancels.discard)
+        self._background(send())
+
+    def _background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # ---- once a second -------------------------------------------------------------------------
     def count_error(self, code: str) -> None:

@@ -78,6 +78,11 @@ class Site:
         self._end_leases()
         await self._catalog.close()
 
+    def reload(self, config: PostgresConfig, hosts: Hosts) -> None:
+        """Other servers and limits; the columns are the same."""
+        self.config = config
+        self._catalog.reload(config, hosts)
+
     def protects(self, database: str) -> bool:
         """Whether statements in this database can touch anything protected."""
         return bool(self.config.columns) and database == self.config.database

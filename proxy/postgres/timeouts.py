@@ -22,13 +22,16 @@ _GRACE_SECONDS = 10.0  # after a cancel request, for the server to obey
 
 class Timeouts:
     def __init__(self, limits: PostgresLimits) -> None:
+        self.set(limits)
+        self._busy_since = 0.0
+        self._quiet_since = 0.0  # 0: not seen quiet yet since something happened
+        self._cancelled = False
+
+    def set(self, limits: PostgresLimits) -> None:
         self._statement = limits.statement_timeout_seconds
         self._idle = limits.idle_session_timeout_seconds
         self._idle_in_transaction = limits.idle_in_transaction_timeout_seconds
         self.enabled = bool(self._statement or self._idle or self._idle_in_transaction)
-        self._busy_since = 0.0
-        self._quiet_since = 0.0  # 0: not seen quiet yet since something happened
-        self._cancelled = False
 
     def client_sent(self, expected: int, now: float) -> None:
         """`expected` answers are outstanding after what the client sent."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.config.model import Address
@@ -18,6 +18,14 @@ class Admin:
     def __init__(self, supervisor: "Supervisor") -> None:
         self._of = supervisor
         self._runner: web.AppRunner | None = None
+        # the supervisor's own; what workers count is in files that the multiprocess mode adds up
+        self._own = CollectorRegistry()
+        self._reload = Gauge(
+            "sealgate_config_last_reload_successful",
+            "1 unless the last reload failed",
+            registry=self._own,
+        )
+        self._ready = Gauge("sealgate_workers_ready", "Workers that serve", registry=self._own)
         self.address: tuple[str, int] = ("", 0)
 
     async def start(self, listen: Address) -> None:
@@ -52,5 +60,7 @@ class Admin:
     async def _metrics(self, _request: web.Request) -> web.Response:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self._of.metrics_dir)
-        text = generate_latest(registry)
+        self._reload.set(self._of.last_reload_successful)
+        self._ready.set(sum(w.ready for w in self._of.workers))
+        text = generate_latest(registry) + generate_latest(self._own)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -18,17 +18,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from prometheus_client.multiprocess import mark_process_dead
 
-from proxy.config.load import load
+from proxy.config.load import dump, load
 from proxy.config.model import Address, Config
 from proxy.errors import ConfigError
 from proxy.postgres.addresses import bound
+from proxy.runtime.reload import in_place, keep_addresses
 from proxy.runtime.worker import EXIT_CONFIG
 
 log = structlog.get_logger("supervisor")
 
 _STALE_SECONDS = 10.0
 _MAX_BACKOFF_SECONDS = 10.0
+_RELOAD_SECONDS = 60.0
 # glibc gives the buffer of each read back to the system and faults it in anew, page by page; kept,
 # they are used again. At most this much stays with a worker that is idle.
 _MALLOC = {
@@ -47,6 +50,7 @@ class Worker:
     said: dict[str, Any] = field(default_factory=dict)
     heard_at: float = 0.0
     leaving: bool = False
+    ended: bool = False
 
     @property
     def ready(self) -> bool:
@@ -63,6 +67,10 @@ class Supervisor:
         self.workers: list[Worker] = []
         self.metrics_dir = tempfile.mkdtemp(prefix="sealgate-metrics-")
         self._holders: dict[str, list[socket.socket]] = {}
+        self.last_reload_successful = True
+        self._config_file = self._hand_over(config, 1)
+        self._generation = 1  # of the configuration that was last tried
+        self._reloading = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._failed = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,8 +86,8 @@ class Supervisor:
         admin = Admin(self)
         try:
             await admin.start(self.config.admin.listen)
-            for _ in range(self.config.workers or os.cpu_count() or 1):
-                await self._start_worker()
+            for _ in range(self._wanted):
+                await self._start_worker(self._config_file)
             self._watch(self._announce(admin))
             await self._stopping.wait()
             await self._drain()
@@ -101,7 +109,27 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        return bool(self.workers) and all(w.ready for w in self.workers if not w.leaving)
+        return sum(w.ready for w in self.workers) >= self._wanted
+
+    @property
+    def _wanted(self) -> int:
+        return self.config.workers or os.cpu_count() or 1
+
+    def _hand_over(self, config: Config, generation: int) -> str:
+        """Writes a configuration for workers, and gives its path.
+
+        They get what was loaded and checked, so that one that dies comes back under it whatever has
+        become of the operator's file.
+        """
+        path = os.path.join(self.metrics_dir, f"config-{generation}.json")
+        self._overwrite(path, config, generation)
+        return path
+
+    def _overwrite(self, path: str, config: Config, generation: int) -> None:
+        fresh = path + ".new"
+        with open(fresh, "w", encoding="utf-8") as file:
+            file.write(dump(config, generation))
+        os.replace(fresh, path)
 
     def _reserve(self) -> None:
         """Binds each address without listening: the port is ours while workers come and go."""
@@ -118,16 +146,12 @@ class Supervisor:
                 except ConfigError as error:
                     raise ConfigError(f"{name}.listen: {error}") from None
 
-    async def _start_worker(self, delay: float = 0.0) -> None:
-        if delay:
-            await asyncio.sleep(delay)
-        if self._stopping.is_set():
-            return
+    async def _start_worker(self, config_file: str, delay: float = 0.0) -> Worker:
         sockets = [(n, _twin(h)) for n, holders in self._holders.items() for h in holders]
         status_read, status_write = os.pipe()
         stdin_read, stdin_write = os.pipe()
         argv = [
-            sys.executable, "-m", "proxy.runtime.worker", "--config", self.path,
+            sys.executable, "-m", "proxy.runtime.worker", "--config", config_file,
             "--status-fd", str(status_write),
         ]  # fmt: skip
         for name, sock in sockets:
@@ -151,7 +175,8 @@ class Supervisor:
         worker = Worker(process, stdin_write)
         self.workers.append(worker)
         self._watch(self._listen(worker, status_read))
-        self._watch(self._mourn(worker, time.monotonic(), delay))
+        self._watch(self._mourn(worker, time.monotonic(), delay, config_file))
+        return worker
 
     def _watch(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -171,14 +196,18 @@ class Supervisor:
         finally:
             transport.close()
 
-    async def _mourn(self, worker: Worker, born: float, delay: float) -> None:
+    async def _mourn(self, worker: Worker, born: float, delay: float, config_file: str) -> None:
         code = await worker.process.wait()
         await asyncio.sleep(0)  # what it said last is read first
+        worker.ended = True
         self.workers.remove(worker)
+        mark_process_dead(worker.process.pid, self.metrics_dir)
         with suppress(OSError):
             os.close(worker.stdin)
         if worker.leaving or self._stopping.is_set():
             return
+        if config_file != self._config_file:
+            return  # of a reload that is under way: `_replace` sees that it ended
         if code == EXIT_CONFIG:
             log.error("worker cannot start", reason=worker.said.get("error", "see its log"))
             self._failed = EXIT_CONFIG
@@ -187,7 +216,9 @@ class Supervisor:
         lived = time.monotonic() - born
         delay = 0.1 if lived > 30 else min(_MAX_BACKOFF_SECONDS, max(0.1, delay * 2))
         log.error("worker died", status=code, restart_in_seconds=delay)
-        await self._start_worker(delay)
+        await asyncio.sleep(delay)
+        if not self._stopping.is_set():
+            await self._start_worker(self._config_file, delay)
 
     async def _announce(self, admin: Any) -> None:
         """One line on standard output when everything is ready: for those who started us."""
@@ -228,28 +259,83 @@ class Supervisor:
         self._watch(self._reload())
 
     async def _reload(self) -> None:
-        """New workers under the new file, then the old ones drain; on an error the old file stays."""
-        from proxy.metrics import config_last_reload_successful as gauge
+        """The file as it is now, or, if anything is wrong with it, everything as it was."""
+        async with self._reloading:
+            try:
+                config = load(self.path)
+            except ConfigError as error:
+                self.last_reload_successful = False
+                log.error("reload refused, the old configuration stays", reason=str(error))
+                return
+            config, waiting = keep_addresses(self.config, config)
+            if waiting:
+                log.warning("these settings take effect at a restart only", settings=waiting)
+            self._generation += 1
+            if in_place(self.config, config):
+                how, problem = "in place", await self._renew(config)
+            else:
+                how, problem = "new workers", await self._replace(config)
+            self.last_reload_successful = problem is None
+            if problem is None:
+                log.info("reloaded", how=how)
+            else:
+                log.error("reload failed, the old configuration stays", reason=problem)
 
-        try:
-            config = load(self.path)
-        except ConfigError as error:
-            gauge.set(0)
-            log.error("reload refused, the old configuration stays", reason=str(error))
-            return
-        old = list(self.workers)
-        self.config = config
+    async def _renew(self, config: Config) -> str | None:
+        """The workers that run take `config`, or all go on as before: then the reason."""
+        self._overwrite(self._config_file, config, self._generation)
+        problem = await self._tell()
+        if problem is None:
+            self.config = config
+            return None
+        self._generation += 1
+        self._overwrite(self._config_file, self.config, self._generation)
+        await self._tell()
+        return problem
+
+    async def _tell(self) -> str | None:
+        """Every worker reads its file again; what went wrong, if anything did."""
+        told = [w for w in self.workers if not w.leaving]
+        end = time.monotonic() + _RELOAD_SECONDS
+        while any(not (w.ready or w.ended) for w in told) and time.monotonic() < end:
+            await asyncio.sleep(0.02)  # one that is starting may have read the file before
+        for worker in told:
+            with suppress(ProcessLookupError):
+                worker.process.send_signal(signal.SIGHUP)
+        while any(not w.ended and w.said.get("tried") != self._generation for w in told):
+            if time.monotonic() > end:
+                return "a worker did not answer in time"
+            await asyncio.sleep(0.02)
+        problems = [w.said.get("problem") for w in told if not w.ended]
+        return next((str(p) for p in problems if p), None)
+
+    async def _replace(self, config: Config) -> str | None:
+        """New workers under `config`, then the old ones drain; or the old ones stay: the reason."""
+        old, old_file = list(self.workers), self._config_file
+        config_file = self._hand_over(config, self._generation)
+        new = [
+            await self._start_worker(config_file)
+            for _ in range(config.workers or os.cpu_count() or 1)
+        ]
+        end = time.monotonic() + _RELOAD_SECONDS
+        while not all(w.ready for w in new):
+            failed = [w for w in new if w.ended]
+            if failed or time.monotonic() > end or self._stopping.is_set():
+                for worker in new:
+                    worker.leaving = True
+                    with suppress(ProcessLookupError):
+                        worker.process.terminate()
+                said = failed[0].said.get("error") if failed else None
+                return str(said or "the new workers did not start; see their log")
+            await asyncio.sleep(0.02)
+        self.config, self._config_file = config, config_file
         for worker in old:
             worker.leaving = True
-        for _ in range(config.workers or os.cpu_count() or 1):
-            await self._start_worker()
-        while not self.ready and not self._stopping.is_set():
-            await asyncio.sleep(0.05)
-        for worker in old:
             with suppress(ProcessLookupError):
                 worker.process.terminate()
-        gauge.set(1)
-        log.info("reloaded")
+        with suppress(OSError):
+            os.unlink(old_file)
+        return None
 
 
 def _shown(name: Any) -> Any:

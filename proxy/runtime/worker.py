@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 from proxy import native
-from proxy.config.load import load, rings_of
+from proxy.config.load import load_dump, rings_of
 from proxy.config.model import Config
 from proxy.config.secrets import resolve
 from proxy.errors import SealgateError
@@ -33,36 +33,80 @@ _BEAT_SECONDS = 1.0
 log = structlog.get_logger("worker")
 
 
-async def serve(config: Config, pg_fds: list[int], s3_fd: int, status_fd: int) -> None:
-    """Runs until SIGTERM or until the supervisor is gone; then drains and wipes."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    loop.add_reader(sys.stdin.fileno(), _gone, loop, stop)
-    keys = await open_keys(config.keys, config.policy, prewarm=rings_of(config))
-    servers: list[PostgresListener | S3Gateway] = []
-    try:
-        if config.postgres and pg_fds:
-            socks = [_socket(fd) for fd in pg_fds]
-            servers.append(PostgresListener(config.postgres, keys, socks=socks))
-        if config.s3 and s3_fd >= 0:
-            gateway = S3Gateway(config.s3, keys, resolve_secret=resolve, sock=_socket(s3_fd))
-            servers.append(gateway)
-        for server in servers:
-            await server.start()
-        while not stop.is_set():
-            health: dict[str, object] = {"keys": keys.health()}
-            for server in servers:
+class _Worker:
+    """The servers of this process, and what it says of itself."""
+
+    def __init__(self, path: str, config: Config, generation: int, status_fd: int) -> None:
+        self._path = path
+        self._config = config
+        self._status_fd = status_fd
+        self._tried = generation
+        self._problem: str | None = None
+        self._servers: list[PostgresListener | S3Gateway] = []
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+
+    async def serve(self, pg_fds: list[int], s3_fd: int) -> None:
+        """Runs until SIGTERM or until the supervisor is gone; then drains and wipes."""
+        config = self._config
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        loop.add_reader(sys.stdin.fileno(), _gone, loop, self._stop)
+        self._keys = await open_keys(config.keys, config.policy, prewarm=rings_of(config))
+        try:
+            if config.postgres and pg_fds:
+                socks = [_socket(fd) for fd in pg_fds]
+                self._servers.append(PostgresListener(config.postgres, self._keys, socks=socks))
+            if config.s3 and s3_fd >= 0:
+                self._servers.append(
+                    S3Gateway(config.s3, self._keys, resolve_secret=resolve, sock=_socket(s3_fd))
+                )
+            for server in self._servers:
+                await server.start()
+            await self._until_stopped()
+            self._say(ready=False, draining=True)
+            seconds = self._config.drain_seconds
+            await asyncio.gather(*(server.drain(seconds) for server in self._servers))
+        finally:
+            await self._keys.close()
+
+    async def _until_stopped(self) -> None:
+        while not self._stop.is_set():
+            health: dict[str, object] = {"keys": self._keys.health()}
+            for server in self._servers:
                 if isinstance(server, PostgresListener):
                     health["postgres"] = server.health()
-            _say(status_fd, {"ready": True, "health": health})
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _BEAT_SECONDS)
-        _say(status_fd, {"ready": False, "draining": True})
-        await asyncio.gather(*(server.drain(config.drain_seconds) for server in servers))
-    finally:
-        await keys.close()
+            self._say(ready=True, health=health)
+            waits = [asyncio.ensure_future(e.wait()) for e in (self._stop, self._reload)]
+            await asyncio.wait(waits, timeout=_BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            if self._reload.is_set():
+                self._reload.clear()
+                await self._take_over()
+
+    async def _take_over(self) -> None:
+        """The file again, in place of what runs; anything wrong with it, and nothing changes."""
+        config, generation = load_dump(self._path)
+        self._problem = None
+        try:
+            for server in self._servers:
+                if isinstance(server, PostgresListener) and config.postgres is not None:
+                    await server.reload(config.postgres)
+                elif isinstance(server, S3Gateway):
+                    server.reload_certificate()
+        except SealgateError as error:
+            self._problem = str(error)
+            log.error("reload failed", reason=self._problem)
+        else:
+            self._config = config
+            self._keys.set_policy(config.policy)
+        self._tried = generation
+
+    def _say(self, **what: Any) -> None:
+        _say(self._status_fd, what | {"tried": self._tried, "problem": self._problem})
 
 
 def _gone(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -90,14 +134,16 @@ def main() -> None:
     parser.add_argument("--s3-fd", type=int, default=-1)
     parser.add_argument("--status-fd", type=int, required=True)
     options = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     try:
-        config = load(options.config)
+        config, generation = load_dump(options.config)
         logs.set_up(config.log, pid=os.getpid())
         native.harden_process()
         prepare_memory(config.keys)
         if os.environ.get("LD_BIND_NOW") != "1":
             log.warning("LD_BIND_NOW is not set: symbol binding may leave key bytes on the stack")
-        uvloop.run(serve(config, options.pg_fd, options.s3_fd, options.status_fd))
+        worker = _Worker(options.config, config, generation, options.status_fd)
+        uvloop.run(worker.serve(options.pg_fd, options.s3_fd))
     except SealgateError as error:
         _say(options.status_fd, {"ready": False, "error": str(error)})
         sys.exit(EXIT_CONFIG)

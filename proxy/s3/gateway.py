@@ -25,7 +25,7 @@ from prometheus_client import Counter
 
 from proxy import metrics, native
 from proxy.config.model import S3Config, SecretRef
-from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable, Unsupported
+from proxy.errors import AccessDenied, ConfigError, IntegrityError, KeyUnavailable, Unsupported
 from proxy.keys.service import KeyService
 from proxy.policy.model import Principal
 from proxy.s3.buckets import Buckets
@@ -326,6 +326,7 @@ class S3Gateway:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.load_cert_chain(self.config.tls.cert_file, self.config.tls.key_file)
+        self._tls_context = context
         loop = asyncio.get_running_loop()
         listen = self.config.listen
 
@@ -350,6 +351,17 @@ class S3Gateway:
         assert self._server is not None
         name = self._server.sockets[0].getsockname()
         return (name, 0) if isinstance(name, str) else (name[0], name[1])
+
+    def reload_certificate(self) -> None:
+        """The certificate's files again, for handshakes from now on. ConfigError."""
+        if self._tls_context is None or self.config.tls is None:
+            return
+        files = self.config.tls.cert_file, self.config.tls.key_file
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(*files)  # a trial
+            self._tls_context.load_cert_chain(*files)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"s3.tls: {error}") from None
 
     def stop_accepting(self) -> None:
         self.draining = True
