@@ -12,8 +12,9 @@ def serve(
 ) -> None:
     """Run the proxy until SIGTERM.
 
-    SIGTERM drains (a second one does not wait), SIGHUP reloads the file: new workers take over, old
-    ones finish what they have. One JSON line on standard output says when everything is ready, and
+    SIGTERM drains (a second one does not wait). SIGHUP reloads the file: policy, certificates,
+    servers and limits under open connections; for the rest new workers take over, and old ones
+    finish what they have. A file with an error changes nothing. One JSON line on standard output says when everything is ready, and
     on which addresses.
     """
     from proxy.cli.check import checked

@@ -41,6 +41,8 @@ def test_serve_from_ready_to_drained(tmp_path: Path) -> None:
         until(lambda: json.loads(get(f"{stack.admin}/status"))["workers"][0].get("ready"))
 
         (second,) = stack.proxy.worker_pids()
+        # what workers cannot take over in place (tests/system/test_supervisor.py has what they can)
+        stack.config.write_text(stack.config.read_text() + "log: {level: warning}\n")
         os.kill(stack.proxy.pid, signal.SIGHUP)
         until(lambda: len(p := stack.proxy.worker_pids()) == 1 and p != [second])
         with psycopg.connect(stack.dsn()) as c:
