@@ -14,8 +14,8 @@ def serve(
 
     SIGTERM drains (a second one does not wait). SIGHUP reloads the file: policy, certificates,
     servers and limits under open connections; for the rest new workers take over, and old ones
-    finish what they have. A file with an error changes nothing. One JSON line on standard output says when everything is ready, and
-    on which addresses.
+    finish what they have. A file with an error changes nothing. One JSON line on standard output
+    says when everything is ready, and on which addresses.
     """
     from proxy.cli.check import checked
     from proxy.runtime import logs
