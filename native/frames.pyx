@@ -617,8 +617,11 @@ cdef class Wire:
                 return None
             if t == 67 or t == 73 or t == 115:  # CommandComplete, EmptyQuery, PortalSuspended
                 if e.rows != NULL and not hide:
-                    body = (<RowPlan>e.rows).completion(p + self.s.pos + 5, total - 5) \
-                        if t == 67 else None
+                    try:
+                        body = (<RowPlan>e.rows).completion(p + self.s.pos + 5, total - 5) \
+                            if t == 67 else None
+                    except RowShape as error:
+                        raise WireError("server", str(error)) from None
                     (<RowPlan>e.rows).dropped = 0
                     if body is not None:
                         self.put_client(body)

@@ -39,6 +39,7 @@ def checked(path: Path) -> Config:
     """The configuration, its types resolved and its leakage acknowledged. ConfigError."""
     from proxy.config.load import load
     from proxy.policy.leakage import refusals
+    from proxy.postgres.searches import search_of
     from proxy.postgres.types.registry import resolve
 
     loaded = load(path)
@@ -49,6 +50,11 @@ def checked(path: Path) -> Config:
             resolve(column.type)
         except ConfigError as error:
             problems.append(f"{path}: postgres.columns.{i}.type: {error}")
+            continue
+        try:
+            search_of(column)
+        except ConfigError as error:
+            problems.append(f"{path}: {error}")
     problems += [f"{path}: {f.column}: {f.text}" for f in refusals(columns)]
     if problems:
         raise ConfigError("\n".join(problems))

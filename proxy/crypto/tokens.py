@@ -208,10 +208,10 @@ class Tokens:
         match = self.search.match
         assert match is not None
         folded = fold(text)
-        found = {self._token(b"p", folded[:n]) for n in match.prefixes if len(folded) >= n}
+        found = {"p" + folded[:n] for n in match.prefixes if len(folded) >= n}
         if match.ngram:
-            found |= {self._token(b"g", g) for g in grams(_START + folded + _END, match.ngram)}
-        return sorted(found)
+            found |= {"g" + g for g in grams(_START + folded + _END, match.ngram)}
+        return self._made(found)
 
     def match_search(self, pieces: Sequence[str]) -> list[bytes]:
         """Tokens that every text carries which consists of `pieces` in this order with anything
@@ -220,22 +220,23 @@ class Tokens:
         match = self.search.match
         assert match is not None
         folded = [fold(p) for p in pieces]
-        found: set[bytes] = set()
+        found: set[str] = set()
         lengths = [n for n in match.prefixes if len(folded[0]) >= n]
         if lengths:
-            found.add(self._token(b"p", folded[0][: max(lengths)]))
+            found.add("p" + folded[0][: max(lengths)])
         if match.ngram:
             folded[0] = _START + folded[0] if folded[0] else ""
             folded[-1] = folded[-1] + _END if folded[-1] else ""
             for piece in folded:
-                found |= {self._token(b"g", g) for g in grams(piece, match.ngram)}
+                found |= {"g" + g for g in grams(piece, match.ngram)}
         if not found:
             raise ValueError("the pattern is too short")
-        return sorted(found)
+        return self._made(found)
 
-    def _token(self, label: bytes, text: str) -> bytes:
-        mac = native.hmac_sha256(self._keys["match"], label + text.encode())
-        return base64.urlsafe_b64encode(mac[: _TOKEN_CHARACTERS * 6 // 8])
+    def _made(self, messages: set[str]) -> list[bytes]:
+        encoded = [message.encode() for message in messages]
+        macs = native.hmac_tags(self._keys["match"], encoded, _TOKEN_CHARACTERS * 6 // 8)
+        return sorted({base64.urlsafe_b64encode(mac) for mac in macs})
 
 
 def grams(text: str, n: int) -> set[str]:

@@ -50,7 +50,7 @@ class Operands:
         i = operand.parameter
         if i < 0:
             bare = operand.oid == NUMBER and operand.text is not None
-            return operand.text, 0, type_of_number(operand.text or b"") if bare else 0
+            return operand.text, 0, type_of_number(operand.text or b"") if bare else operand.oid
         declared = self.oids[i] if i < len(self.oids) else 0
         return self.values[i], format_of(self.formats, i), declared
 
@@ -86,7 +86,7 @@ class Operands:
         raw, fmt, oid = self.raw(operand)
         if raw is None:
             return None
-        return operand_bounds(column.type, raw, fmt, oid or column.type.oid, self.ctx)
+        return operand_bounds(column.type, raw, fmt, oid, self.ctx)
 
 
 def row_test(check: Check, operands: Operands) -> RowTest:

@@ -28,6 +28,7 @@ _ORDER: dict[Use, Callable[[tuple[int, int]], int]] = {
     Use.ORDER_LE: lambda bounds: bounds[0] + 1,
     Use.ORDER_GT: lambda bounds: bounds[0] + 1,
 }
+ORDERED = frozenset({*_ORDER, Use.ORDER_START, Use.ORDER_END, Use.BUCKETS})
 _TEXTS = (Use.TRANSFORM, Use.TRANSFORMED)
 _PATTERNS = (Use.LIKE_TAG, Use.ILIKE_TAG)
 LOOKUPS = frozenset({*_ORDER, *_TEXTS, *_PATTERNS, Use.ORDER_START, Use.ORDER_END})
@@ -60,7 +61,7 @@ def lookup(
         return tokens.order_start()
     if use is Use.ORDER_END:
         return tokens.order_end()
-    bounds = operand_bounds(column.type, raw, fmt, from_oid or column.type.oid, ctx)
+    bounds = operand_bounds(column.type, raw, fmt, from_oid, ctx)
     return tokens.order(_ORDER[use](bounds))
 
 

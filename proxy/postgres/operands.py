@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from proxy.errors import ConfigError
 from proxy.postgres.edits import Edits, ParamRole, Piece
 from proxy.postgres.grammar import Node, Text, kind, strings, type_text
-from proxy.postgres.lookups import LOOKUPS
+from proxy.postgres.lookups import LOOKUPS, ORDERED
 from proxy.postgres.plan import Either, Literal, Use
 from proxy.postgres.predicates import refuse
+from proxy.postgres.ranks import COMPARABLE
 from proxy.postgres.snapshot import BOOL, BPCHAR, ProtectedColumn
 from proxy.postgres.types.operands import NUMBER
 from proxy.postgres.types.registry import is_array, resolve, same_type
@@ -108,7 +109,8 @@ class Operands:
     def piece(self, leaf: Leaf, column: ProtectedColumn, use: Use) -> Piece:
         """What the leaf becomes. Refusal: its casts say something else than the column's type."""
         for cast in leaf.casts:
-            self.check_cast(cast, column, use in _ARRAYS)
+            if not (use in ORDERED and _orders(cast, column)):
+                self.check_cast(cast, column, use in _ARRAYS)
         if use in _ARRAYS and is_array(column.type):
             raise refuse("cast", column, "a list of arrays", leaf.start + 1)
         self.edits.columns.add(column)
@@ -248,6 +250,16 @@ class Operands:
             raise refuse("cast", column, f"a cast to {name}", position)
         if wanted.typmod != -1 and (wanted.oid, wanted.typmod) != (declared.oid, declared.typmod):
             raise refuse("truncating cast", column, f"a cast to {name}", position)
+
+
+def _orders(cast: Node, column: ProtectedColumn) -> bool:
+    """Whether a value of the type that is cast to can be ordered against the column's."""
+    name, many = type_text(cast.type_name)
+    try:
+        wanted = resolve(name)
+    except ConfigError:
+        return False
+    return not many and wanted.typmod == -1 and wanted.oid in COMPARABLE.get(column.type.oid, ())
 
 
 def _bare_kind(node: Node) -> str:

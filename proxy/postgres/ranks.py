@@ -16,6 +16,7 @@ from decimal import Context, Decimal
 from proxy.errors import ConfigError
 from proxy.postgres.snapshot import (
     DATE,
+    FLOAT4,
     FLOAT8,
     INT2,
     INT4,
@@ -23,9 +24,10 @@ from proxy.postgres.snapshot import (
     NUMERIC,
     TIMESTAMP,
     TIMESTAMPTZ,
+    UNKNOWN,
     SealedType,
 )
-from proxy.postgres.types.base import TextContext
+from proxy.postgres.types.base import UNSUPPORTED, DataError, TextContext
 from proxy.postgres.types.integer import SIZES
 from proxy.postgres.types.numeric import decimal_of
 from proxy.postgres.types.registry import codec_for
@@ -34,6 +36,14 @@ _TIME = 1083
 _DAY_MICROS = 86_400_000_000
 _SIGNED_BITS = {INT2: 16, INT4: 32, INT8: 64, DATE: 32, TIMESTAMP: 64, TIMESTAMPTZ: 64}
 _MOST_BITS = 128
+_EXACT = (*SIZES, NUMERIC)
+# operands of another type that the server compares without changing the column's side; so not a
+# timestamptz against timestamp (the column would be read in the session's zone, which is not monotone)
+COMPARABLE: dict[int, tuple[int, ...]] = {
+    INT2: (*_EXACT, FLOAT4, FLOAT8), INT4: (*_EXACT, FLOAT4, FLOAT8), INT8: _EXACT,
+    NUMERIC: tuple(SIZES), FLOAT8: (*_EXACT, FLOAT4), TIMESTAMP: (DATE,),
+    TIMESTAMPTZ: (DATE, TIMESTAMP),
+}  # fmt: skip
 _WIDE = Context(prec=150_000, Emax=999_999, Emin=-999_999)
 Bounds = tuple[int, int]
 
@@ -105,23 +115,35 @@ def operand_bounds(
 ) -> Bounds:
     """(highest rank not above the operand, lowest rank not below it); equal where the operand is a
     value of the column. -1 and 2^bits stand for beyond all. DataError."""
-    codec = codec_for(declared.oid)
+    source = declared.oid if from_oid in (0, UNKNOWN) else from_oid
+    if source != declared.oid and source not in COMPARABLE.get(declared.oid, ()):
+        raise _no_operator(declared, source)
+    binary = raw
+    if fmt == 0:
+        binary, fmt = codec_for(source).parse(raw, ctx, -1), 1
     if declared.oid == NUMERIC:
-        binary = codec.parse(raw, ctx, -1) if fmt == 0 else codec.coerce(raw, from_oid, -1, ctx)
-        return _numeric_bounds(_number(binary), *_precision(declared))
-    bits = _SIGNED_BITS.get(declared.oid, 0)
-    other_number = from_oid != declared.oid and from_oid in (*SIZES, NUMERIC)
-    if declared.oid in SIZES and fmt == 1 and other_number:
-        if from_oid == NUMERIC:
-            value = _number(codec_for(NUMERIC).check(raw, -1))
+        number = codec_for(NUMERIC).coerce(binary, source, -1, ctx)
+        return _numeric_bounds(_number(number), *_precision(declared))
+    if declared.oid in SIZES and source != declared.oid:
+        checked = codec_for(source).check(binary, -1)
+        if source == NUMERIC:
+            value = _number(checked)
+        elif source in SIZES:
+            value = Decimal(int.from_bytes(checked, "big", signed=True))
         else:
-            value = Decimal(int.from_bytes(codec_for(from_oid).check(raw, -1), "big", signed=True))
-        return _integer_bounds(value, bits)
-    if declared.oid in SIZES and other_number:
-        return _integer_bounds(_number(codec_for(NUMERIC).parse(raw, ctx, -1)), bits)
-    binary = codec.parse(raw, ctx, -1) if fmt == 0 else codec.coerce(raw, from_oid, -1, ctx)
-    rank = ranks(declared).of(binary)
+            value = Decimal(struct.unpack("!f" if source == FLOAT4 else "!d", checked)[0])
+        return _integer_bounds(value, _SIGNED_BITS[declared.oid])
+    rank = ranks(declared).of(codec_for(declared.oid).coerce(binary, source, -1, ctx))
     return rank, rank
+
+
+def _no_operator(declared: SealedType, source: int) -> DataError:
+    try:
+        name = codec_for(source).name
+    except KeyError:
+        name = f"type {source}"
+    message = f"a protected column of type {declared.name} cannot be ordered against {name}"
+    return DataError(UNSUPPORTED, f"{message}: cast the value to {declared.name}")
 
 
 def _integer_bounds(value: Decimal, bits: int) -> Bounds:

@@ -36,9 +36,22 @@ _OPERATORS = frozenset(
         "BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC",
     }
 )  # fmt: skip
+_SEARCHES = (
+    Use.TRANSFORM, Use.TRANSFORMED, Use.ORDER_LT, Use.ORDER_LE, Use.ORDER_GT, Use.ORDER_GE,
+    Use.ORDER_START, Use.ORDER_END,
+)  # fmt: skip
 # uses of a literal whose value is looked at only when it is sealed, not by the planner
 _VALUE_USES = frozenset(
-    {Use.STORE, Use.SHOW, Use.TAG, Use.SEARCH, Use.STORE_ARRAY, Use.TAG_ARRAY, Use.SEARCH_ARRAY}
+    {
+        Use.STORE,
+        Use.SHOW,
+        Use.TAG,
+        Use.SEARCH,
+        Use.STORE_ARRAY,
+        Use.TAG_ARRAY,
+        Use.SEARCH_ARRAY,
+        *_SEARCHES,
+    }
 )
 
 
@@ -216,7 +229,12 @@ def _edit(
             continue
         if piece.use not in _VALUE_USES or last.literals - first.literals != 1:
             return None
-        negative = b"-" in sql[start : spans[2 * first.literals]]
+        before = sql[start : spans[2 * first.literals]].rstrip()
+        negative = before.endswith(b"-")
+        if (
+            b"-" in before[:-1]
+        ):  # a name, a comment, or a sign far off: of a zero nothing would show
+            return None
         if _value(sql, spans, first.literals, negative) != piece.text:
             return None
         made.append(_Hole(first.literals, negative, piece))

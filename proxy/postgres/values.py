@@ -223,8 +223,7 @@ def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext, several: bool 
     codec = codecs[column, action_of(literal.use)]
     oid = type_of_number(literal.text) if literal.oid == NUMBER else literal.oid
     if literal.use in LOOKUPS:
-        number = oid if literal.oid == NUMBER else column.type.oid
-        return lookup(literal.use, column, literal.text, 0, number, codec, ctx)
+        return lookup(literal.use, column, literal.text, 0, oid, codec, ctx)
     if literal.use in _ARRAYS:
         items = _array_text(column, literal.use, literal.text, 0, ctx)
     else:

@@ -181,20 +181,57 @@ def test_sorting_and_extremes(pair: Pair, name: str) -> None:
     assert (got[0].name, got[0].type_code) == (want[0].name, want[0].type_code)
 
 
+def test_searches_in_every_kind_of_statement(pair: Pair) -> None:
+    """Order tokens are exact, so nothing is refused around them."""
+    day = date(2000, 1, 2)
+    for sql, values in (
+        ("SELECT count(*) FROM {t} WHERE d < %s OR i4 > %s", [day, 0]),
+        ("SELECT a.id FROM {t} a WHERE EXISTS (SELECT 1 FROM {t} b WHERE b.d < a.d AND b.i4 >= %s) "
+         "ORDER BY 1", [3]),
+        ("SELECT id FROM (SELECT id, ts AS moment FROM {t}) s WHERE s.moment >= %s ORDER BY id", [day]),
+        ("WITH x AS (SELECT id, num FROM {t}) SELECT id FROM x WHERE num < %s "
+         "ORDER BY num DESC, 1 LIMIT 4", [1]),
+        ("SELECT m FROM (SELECT max(d) AS m FROM {t}) s WHERE m >= %s", [day]),
+        ("SELECT CASE WHEN d < %s THEN 'old' ELSE 'new' END, count(*) FROM {t} GROUP BY 1 ORDER BY 1", [day]),
+        ("SELECT count(*) FILTER (WHERE f8 > %s), sum(id) FROM {t} WHERE NOT (d >= %s AND id < 50)",
+         [0, day]),
+        ("SELECT id FROM {t} a WHERE a.id IN (SELECT id FROM {t} WHERE tm < %s) ORDER BY id", [time(12)]),
+        ("UPDATE {t} SET id = id WHERE d BETWEEN %s AND %s RETURNING id, d", [day, day]),
+        ("DELETE FROM {t} WHERE i8 < %s AND d IS NULL RETURNING id", [-(2**40)]),
+        ("SELECT DISTINCT id FROM {t} WHERE i2 <= %s ORDER BY id LIMIT 5", [7]),
+        ("SELECT id FROM {t} WHERE (d, id) = (d, 5) OR d > ANY (SELECT d FROM {t} WHERE id < 0)", []),
+    ):  # fmt: skip
+        try:
+            pair.same(sql, values, forms="RETURNING" not in sql)
+        except psycopg.errors.FeatureNotSupported as refused:
+            assert "ANY" in sql, (sql, refused)
+
+
 def test_operands_that_no_value_of_the_column_can_be(pair: Pair) -> None:
     for sql, value in (
         ("i2 < %s", 70000), ("i2 >= %s", -70000), ("i4 > %s", 2**40), ("i4 <= %s", 2**40),
         ("i4 < %s", Decimal("1.5")), ("i4 >= %s", Decimal("-1.5")), ("i8 > %s", Decimal("1e30")),
         ("num < %s", Decimal("1.005")), ("num >= %s", Decimal("1.005")), ("num > %s", Decimal("1e9")),
         ("num <= %s", Decimal("NaN")), ("num < %s", 3), ("ts < %s", date(2000, 1, 2)),
+        ("tz >= %s", date(2000, 1, 2)), ("tz >= %s", datetime(2000, 1, 2, 3)), ("i4 < %s", 1.5),
+        ("i2 >= %s", -2.0), ("i4 > %s", 1e300), ("i4 <= %s", float("nan")), ("f8 < %s", Decimal("1.5")),
+        ("f8 > %s", 2**62), ("i4 < %s", float("-inf")),
     ):  # fmt: skip
-        cast = isinstance(
-            value, date
-        )  # as a literal psycopg writes it with a cast, which is refused
-        pair.same(f"SELECT id FROM {{t}} WHERE {sql} ORDER BY id", [value], forms=not cast)
+        pair.same(f"SELECT id FROM {{t}} WHERE {sql} ORDER BY id", [value])
         pair.same(
             f"SELECT id FROM {{t}} WHERE {sql} ORDER BY id", [value], binary=True, forms=False
         )
+
+
+def test_operands_that_the_server_would_compare_otherwise_are_refused(pair: Pair) -> None:
+    for sql, value in (
+        ("ts < %s", datetime(2000, 1, 2, tzinfo=UTC)), ("d < %s", datetime(2000, 1, 2)), ("num < %s", 1.5),
+        ("i8 < %s", 1.5), ("tm < %s", date(2000, 1, 2)),
+    ):  # fmt: skip
+        literal = [] if isinstance(value, float) else [psycopg.ClientCursor(pair.through)]  # 1.5: numeric
+        for cursor in (pair.through.cursor(), *literal):
+            with pytest.raises(psycopg.errors.FeatureNotSupported):
+                cursor.execute(f"SELECT id FROM sealed WHERE {sql}", [value])
 
 
 def test_a_wildcard_in_a_parameter_is_refused_when_it_is_bound(pair: Pair) -> None:

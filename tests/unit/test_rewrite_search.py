@@ -6,9 +6,11 @@ import postgast
 import pytest
 
 from proxy.crypto.tokens import Buckets, Match, Search
+from proxy.native import strip_literals
 from proxy.postgres.plan import Either, Literal, Operand, Refusal, SessionContext, Use
 from proxy.postgres.rewrite import Planner
 from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, Snapshot
+from proxy.postgres.templates import Templates
 from proxy.postgres.types.registry import resolve
 
 
@@ -276,3 +278,40 @@ def test_explain_of_a_rechecked_search_shows_the_servers_plan() -> None:
     made = plan("EXPLAIN SELECT id FROM t WHERE pay > 5")
     assert made.check is None
     assert made.outputs is None
+
+
+# -- one plan for many literals --------------------------------------------------------------------
+
+
+def by_template(first: str, second: str):
+    """The second text's plan as learned from the first, or None."""
+    templates = Templates(1 << 20)
+    one, other = strip_literals(first.encode()), strip_literals(second.encode())
+    assert one is not None
+    assert other is not None
+    whole = Planner().plan(first.encode(), (), SessionContext("d", "app"), SNAP)
+    if not templates.learn(first.encode(), *one, None, whole):
+        return None
+    found = templates.look(second.encode(), *other, None)
+    return found.statements[0] if found is not None else None
+
+
+@pytest.mark.parametrize("shape", [
+    "SELECT id FROM t WHERE age < {}", "SELECT id FROM t WHERE t.age >= -{}", "DELETE FROM t WHERE {} > age",
+    "SELECT id FROM t WHERE age <> - {} AND id = 3", "SELECT id FROM t WHERE lower(mail) = lower('{}')",
+    "SELECT id FROM t WHERE lower(mail) IN ('{}', lower('B'))", "SELECT id FROM t WHERE born > '20{}-01-01'",
+])  # fmt: skip
+@pytest.mark.parametrize("value", ["0", "7", "99999999999"])
+def test_a_template_serves_other_literals_of_a_search(shape: str, value: str) -> None:
+    found = by_template(shape.format("0"), shape.format(value))
+    assert found is not None
+    assert found.segments == plan(shape.format(value)).segments
+
+
+@pytest.mark.parametrize("shape", [
+    "SELECT id FROM t WHERE age > - /* c */ {}", "SELECT id FROM t WHERE age /* - */ < {}",
+    "SELECT id FROM t WHERE name LIKE 'abc{}%'", "SELECT id FROM t WHERE pay > {}",
+    "SELECT id FROM t WHERE age BETWEEN {} AND 7", "SELECT id FROM t WHERE pay > $1 LIMIT {}",
+])  # fmt: skip
+def test_where_a_template_could_err_the_grammar_is_asked(shape: str) -> None:
+    assert by_template(shape.format("0"), shape.format("5")) is None
