@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,11 @@ class Outcome:
 
 class Side:
     def __init__(self, conninfo: str) -> None:
-        # psycopg's own connect: PGconn.connect holds the GIL, which the proxy's thread needs
+        # libpq's blocking calls hold the GIL, which a proxy or tap in this process needs: so psycopg's
+        # own connect, and waiting with `select` below
         self._owner = psycopg.connect(conninfo, autocommit=True)
         self.conn = self._owner.pgconn
-        self.conn.exec_(b"SET client_min_messages = error")
+        self.simple("SET client_min_messages = error")
         self._binary: dict[tuple[str, str], bytes | None] = {}
 
     def close(self) -> None:
@@ -67,23 +69,30 @@ class Side:
 
     def describe(self, sql: str, types: int) -> tuple[Any, ...]:
         """Parameter types and columns of a statement, or its SQLSTATE."""
-        result = self.conn.prepare(b"", sql.encode(), [0] * types)
+        self.conn.send_prepare(b"", sql.encode(), [0] * types)
+        result = self.last()
         if result.status == pq.ExecStatus.FATAL_ERROR:
-            return ("error", _state(result))
-        result = self.conn.describe_prepared(b"")
+            return ("error", state_of(result))
+        self.conn.send_describe_prepared(b"")
+        result = self.last()
         if result.status == pq.ExecStatus.FATAL_ERROR:
-            return ("error", _state(result))
+            return ("error", state_of(result))
         params = tuple(result.param_type(i) for i in range(result.nparams))
         return ("ok", params, _columns(result))
 
     def copy_out(self, sql: str) -> tuple[bytes, str]:
         """(what came, SQLSTATE)."""
-        result = self.conn.exec_(sql.encode())
+        self.conn.send_query(sql.encode())
+        result = self._next()
         if result.status != pq.ExecStatus.COPY_OUT:
-            return b"", _state(result) or "00000"
+            self._collect()
+            return b"", state_of(result) or "00000"
         parts = []
         while True:
-            size, data = self.conn.get_copy_data(0)
+            size, data = self.conn.get_copy_data(1)
+            if size == 0:
+                self._wait()
+                continue
             if size < 0:
                 break
             parts.append(bytes(data))
@@ -92,9 +101,11 @@ class Side:
 
     def copy_in(self, sql: str, data: bytes, step: int) -> str:
         """SQLSTATE, or the empty string; `data` goes in pieces of `step` bytes."""
-        result = self.conn.exec_(sql.encode())
+        self.conn.send_query(sql.encode())
+        result = self._next()
         if result.status != pq.ExecStatus.COPY_IN:
-            return _state(result) or "00000"
+            self._collect()
+            return state_of(result) or "00000"
         for at in range(0, len(data), step):
             self.conn.put_copy_data(data[at : at + step])
         self.conn.put_copy_end()
@@ -107,16 +118,36 @@ class Side:
         assert value.text is not None
         key = (name, value.text)
         if key not in self._binary:
-            done = self.conn.exec_params(
+            self.conn.send_query_params(
                 f"SELECT $1::{name}".encode(), [value.text.encode()], result_format=pq.Format.BINARY
             )
+            done = self.last()
             ok = done.status == pq.ExecStatus.TUPLES_OK
             self._binary[key] = done.get_value(0, 0) if ok else None
         return self._binary[key]
 
+    def last(self) -> Any:
+        """The last result of what was sent."""
+        kept = None
+        while (result := self._next()) is not None:
+            kept = result
+            if result.status in (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT):
+                break
+        return kept
+
+    def _next(self) -> Any:
+        while self.conn.is_busy():
+            self._wait()
+        return self.conn.get_result()
+
+    def _wait(self) -> None:
+        ready, _, _ = select.select([self.conn.socket], [], [], 60)
+        assert ready, "no answer within a minute"
+        self.conn.consume_input()
+
     def _collect(self) -> Outcome:
         answers = []
-        while (result := self.conn.get_result()) is not None:
+        while (result := self._next()) is not None:
             answers.append(_answer(result))
             if result.status in (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT):
                 break
@@ -124,7 +155,7 @@ class Side:
 
 
 def _answer(result: Any) -> Answer:
-    state = _state(result)
+    state = state_of(result)
     if state:
         message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b""
         return Answer("ERROR", state, message.decode("utf-8", "replace"))
@@ -143,7 +174,7 @@ def _columns(result: Any) -> tuple[tuple[Any, ...], ...]:
     )
 
 
-def _state(result: Any) -> str:
+def state_of(result: Any) -> str:
     if result.status != pq.ExecStatus.FATAL_ERROR:
         return ""
     state = result.error_field(pq.DiagnosticField.SQLSTATE)
