@@ -69,7 +69,7 @@ def test_timestamps_come_back(micros: int, style: str) -> None:
 
 
 @given(
-    st.integers(-(2**63) + 1, 2**63 - 1), st.integers(-(2**31), 2**31 - 1),
+    st.integers(-(2**63) + 1, 2**63 - 1), st.integers(-(2**31) + 1, 2**31 - 1),
     st.integers(-(2**31) + 12, 2**31 - 13),
     st.sampled_from(["postgres", "postgres_verbose", "sql_standard", "iso_8601"]),
 )  # fmt: skip
