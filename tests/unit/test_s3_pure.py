@@ -1,5 +1,7 @@
 """Ranges, ETags, routes, bucket rules, lists: what needs no connection."""
 
+from xml.etree import ElementTree
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +10,17 @@ from proxy.config.model import BucketConfig
 from proxy.crypto.sizes import stored_size
 from proxy.s3 import etag, xml
 from proxy.s3.buckets import Buckets, resource_of
-from proxy.s3.listing import edit_attributes, edit_deletes, edit_listing
-from proxy.s3.message import Request
+from proxy.s3.listing import (
+    BEHIND_STASH,
+    append_page,
+    edit_attributes,
+    edit_deletes,
+    edit_listing,
+    hide_stash,
+    is_listing,
+    query_for_next,
+)
+from proxy.s3.message import Query, Request
 from proxy.s3.ranges import RangeSpec, parse_range, resolve, total_of
 from proxy.s3.router import Target, route, target_of
 from proxy.s3.s3error import CODES, OriginFailed, S3Error
@@ -174,9 +185,67 @@ LIST = """<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/
 <Contents><Key>.sealgate-stash/00/00001</Key><Size>7</Size></Contents></ListBucketResult>"""
 
 
+def page(kind: str, keys: list[str], **ends: str) -> ElementTree.Element:
+    entry = "Version" if kind == "ListVersionsResult" else "Contents"
+    root = ElementTree.Element(kind)
+    for name, value in {"IsTruncated": "true", "KeyCount": str(len(keys)), **ends}.items():
+        xml.add(root, name, value)
+    for key in keys:
+        xml.add(xml.add(root, entry, ""), "Key", key)
+    return root
+
+
+STASHED = ".sealgate-stash/0/1"
+V1: Query = [("marker", "m"), ("max-keys", "2"), ("prefix", "p")]
+V2: Query = [("list-type", "2"), ("continuation-token", "t"), ("start-after", "s")]
+VERSIONS: Query = [("versions", ""), ("version-id-marker", "v"), ("key-marker", "k")]
+
+
+@pytest.mark.parametrize(
+    "found, query, expected",
+    [
+        (page("ListBucketResult", ["-", STASHED]), V2, {"start-after": BEHIND_STASH}),
+        (page("ListBucketResult", ["-", STASHED]), V1, {"marker": BEHIND_STASH, "prefix": "p"}),
+        (page("ListBucketResult", [STASHED, "a"]), V1, {"marker": "a", "prefix": "p"}),
+        (
+            page("ListBucketResult", [STASHED, "a"], NextContinuationToken="n"),
+            V2,
+            {"continuation-token": "n"},
+        ),
+        (
+            page("ListVersionsResult", [STASHED, "a"], NextKeyMarker="a", NextVersionIdMarker="w"),
+            VERSIONS,
+            {"key-marker": "a", "version-id-marker": "w", "versions": ""},
+        ),
+        (
+            page("ListVersionsResult", [STASHED]),
+            VERSIONS,
+            {"key-marker": BEHIND_STASH, "versions": ""},
+        ),
+    ],
+)
+def test_the_page_after_one_with_stashed_parts_goes_on_where_it_ended(
+    found: ElementTree.Element, query: Query, expected: dict[str, str]
+) -> None:
+    asked = dict(query_for_next(found, query, 1))
+    asked.pop("list-type", None)
+    assert asked == {"max-keys": "1", **expected}
+
+
+def test_a_page_takes_over_the_end_of_the_one_that_fills_it_up() -> None:
+    first = page("ListBucketResult", ["-", STASHED], NextMarker="s")
+    assert hide_stash(first) == 1
+    append_page(first, page("ListBucketResult", ["a"], IsTruncated="false"))
+    assert [xml.text(e, "Key") for e in first if xml.local(e) == "Contents"] == ["-", "a"]
+    assert xml.text(first, "IsTruncated") == "false" and xml.child(first, "NextMarker") is None
+    assert xml.text(first, "KeyCount") == "2"
+
+
 def test_a_list_shows_plaintext_sizes_where_sealed_and_hides_the_stash() -> None:
     document = LIST.format(sealed=stored_size(12345), md5=MD5).encode()
-    root = xml.parse(edit_listing(document, "docs", Buckets(RULES)))
+    root = xml.parse(document)
+    assert is_listing(root) and hide_stash(root) == 1
+    edit_listing(root, "docs", Buckets(RULES))
     entries = {xml.text(e, "Key"): e for e in root if xml.local(e) == "Contents"}
     assert {k: xml.text(e, "Size") for k, e in entries.items()} == {
         "a": "12345",

@@ -171,9 +171,7 @@ def test_another_portal_or_statement_takes_the_unnamed_portal() -> None:
     got = d.server(msg("2") + row(b"1", b"\xc5\x01 as it is") + msg("C", b"SELECT 1\0") + READY)
     assert got[1][1] == row(b"1", b"\xc5\x01 as it is")[5:]
     d.client(bind("p", "s", b"a@b") + execute("p") + SYNC)  # a named portal: the long way
-    got = d.server(
-        msg("2") + row(b"1", d.site.codec.seal(b"z")) + msg("C", b"SELECT 1\0") + READY
-    )
+    got = d.server(msg("2") + row(b"1", d.site.codec.seal(b"z")) + msg("C", b"SELECT 1\0") + READY)
     assert got[1][1] == row(b"1", b"z")[5:]
 
 

@@ -56,7 +56,7 @@ async def _add_ours(call: Call, root: ElementTree.Element, wanted: set[str]) -> 
             text = object_checksums.shown(checksum, len(known.entries))
             xml.add(element, f"Checksum{checksum.algorithm}", text.partition("-")[0])
             xml.add(element, "ChecksumType", "COMPOSITE" if checksum.composite else "FULL_OBJECT")
-        if "objectparts" in wanted and len(known.entries) > 1:
+        if "objectparts" in wanted and opened.has_parts:
             _add_parts(call, root, known)
     finally:
         opened.close()

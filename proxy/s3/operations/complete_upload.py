@@ -96,10 +96,15 @@ async def complete_upload(call: Call) -> None:
     with opened(call, keys, next(iter(prefixes), None)) as upload:
         origin_parts = await origin_parts_of(call, upload.upload_id)
         last, waiting = named[-1], None
-        if (last.number, last.bare_etag) not in origin_parts:
-            waiting = (await stash.listed(call, upload.hashed)).get(last.number)
-            if waiting is None or waiting.etag.strip('"') != last.bare_etag:
+        absent = [p for p in named if (p.number, p.bare_etag) not in origin_parts]
+        if absent:
+            # Below 5 MiB: only the last one may be, and it was stashed.
+            stashed = await stash.listed(call, upload.hashed)
+            if any(_is_stashed(p, stashed) for p in absent if p is not last):
+                raise S3Error("EntityTooSmall")
+            if absent != [last] or not _is_stashed(last, stashed):
                 raise S3Error("InvalidPart")
+            waiting = stashed[last.number]
         entries = [
             footer.Entry(p.number, _plain_length(p, origin_parts), p.commitment)
             for p in (named if waiting is None else named[:-1])
@@ -133,20 +138,17 @@ async def complete_upload(call: Call) -> None:
     call.reply(200, relayed(response.headers, lambda n: n.startswith("x-amz-checksum-")), answer)
 
 
+def _is_stashed(part: _Named, stashed: dict[int, stash.Stashed]) -> bool:
+    found = stashed.get(part.number)
+    return found is not None and found.etag.strip('"') == part.bare_etag
+
+
 def _not_for_complete(name: str) -> bool:
     return plaintext_only(name) or name == "x-amz-mp-object-size" or name == "content-type"
 
 
 def _plain_length(part: _Named, origin_parts: dict[tuple[int, str], int]) -> int:
-    stored = origin_parts.get((part.number, part.bare_etag))
-    if stored is None:
-        # It was never sent, or sent again since, or too small to be anything but the last part.
-        raise S3Error(
-            "InvalidPart",
-            "A part was not found, has another ETag, or is not the last one and below 5 MiB.",
-            PartNumber=str(part.number),
-        )
-    plain = parts.stream_plain_size(stored)
+    plain = parts.stream_plain_size(origin_parts[part.number, part.bare_etag])
     if plain is None:
         raise S3Error("InvalidPart", PartNumber=str(part.number))
     return plain

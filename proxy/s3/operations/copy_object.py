@@ -60,11 +60,30 @@ def check_places(call: Call, source: BucketConfig) -> None:
         )
 
 
+async def _onto_itself(call: Call) -> None:
+    """A copy to the very same key under the same metadata: the envelope stays right, the origin
+    decides, as it does for a plain object, whether it wants to do that."""
+    await call.ring_keys(Action.SEAL)
+    headers = call.origin_headers(plaintext_only)
+    response = await call.origin.call(
+        "PUT", call.target.bucket, call.target.key, call.origin_query(), headers
+    )
+    if response.status != 200:
+        await call.relay(response)
+        return
+    document = await response.read(xml.MAX_XML_BYTES)
+    call.reply(200, relayed(response.headers), edit_copy_result(document))
+
+
 async def copy_object(call: Call) -> None:
     bucket, key, version_id = source_of(call)
     source = call.services.buckets.for_key(bucket, key)
     check_places(call, source)
     check_headers(call)
+    replaces = call.request.get("x-amz-metadata-directive").upper() == "REPLACE"
+    if (bucket, key) == (call.target.bucket, call.target.key) and not replaces:
+        await _onto_itself(call)
+        return
     query: Query = [("versionId", version_id)] if version_id else []
     head = await call.origin.call("HEAD", bucket, key, query, [])
     if head.status != 200:

@@ -4,6 +4,8 @@ PutObject and UploadPart bodies stream with one read held back until the checks 
 bodies are documents, read whole first, so that a checksum sent as a trailer can go on as a header.
 """
 
+from xml.etree import ElementTree
+
 import structlog
 
 from proxy.s3 import listing, xml
@@ -15,6 +17,7 @@ from proxy.s3.s3error import OriginFailed
 log = structlog.get_logger("s3.forward")
 
 _MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
+_FILL_UPS = 4
 _STREAMED = frozenset({"PutObject", "UploadPart"})
 
 
@@ -57,9 +60,33 @@ async def list_bucket(call: Call) -> None:
         await call.relay(response)
         return
     document = await response.read(xml.MAX_XML_BYTES)
-    if document.lstrip()[:1] == b"<":
-        document = listing.edit_listing(document, call.target.bucket, call.services.buckets)
+    root = xml.parse(document) if document.lstrip()[:1] == b"<" else None
+    if root is not None and listing.is_listing(root):
+        await _without_stash(call, root)
+        listing.edit_listing(root, call.target.bucket, call.services.buckets)
+        document = xml.serialise(root)
     call.reply(200, _without_length(response.headers), document)
+
+
+async def _without_stash(call: Call, root: ElementTree.Element) -> None:
+    """Stashed parts are taken out of the page; as many entries that follow take their place."""
+    page = root
+    for _ in range(_FILL_UPS):
+        query = listing.query_for_next(page, call.origin_query(), 1)
+        hidden = listing.hide_stash(page)
+        if page is not root:
+            listing.append_page(root, page)
+        if not hidden or xml.text(page, "IsTruncated") != "true":
+            return
+        query = [(n, str(hidden) if n == "max-keys" else v) for n, v in query]
+        headers = call.origin_headers()
+        response = await call.origin.call("GET", call.target.bucket, "", query, headers)
+        document = await response.read(xml.MAX_XML_BYTES)
+        if response.status != 200:
+            raise OriginFailed(f"the origin answered {response.status} to a list")
+        page = xml.parse(document)
+    listing.hide_stash(page)
+    listing.append_page(root, page)
 
 
 async def list_buckets(call: Call) -> None:

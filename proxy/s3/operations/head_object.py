@@ -57,7 +57,7 @@ async def head_object(call: Call) -> None:
                 stored_bytes,
             )
         if part is not None:
-            status, length, extra = _part_of(known, plain, part)
+            status, length, extra = _part_of(known if opened.has_parts else None, plain, part)
         else:
             status, length, extra = _range_of(call, plain)
         if checksums and status == 200:
@@ -78,7 +78,7 @@ def _part_of(known: Footer | None, plain: int, part: int) -> tuple[int, int, Hea
     first = 0
     for entry in entries:
         if entry.part_number == part:
-            count = [("x-amz-mp-parts-count", str(len(entries)))] if len(entries) > 1 else []
+            count = [("x-amz-mp-parts-count", str(len(entries)))] if known is not None else []
             if not entry.length:
                 return 200, 0, count
             last = first + entry.length - 1
