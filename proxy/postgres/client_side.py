@@ -37,7 +37,7 @@ from proxy.postgres.messages import (
     frame,
     kind_and_name,
 )
-from proxy.postgres.needs import Wait
+from proxy.postgres.needs import Injection, Wait
 from proxy.postgres.plan import Effect, Plan, Refusal, StatementPlan, UnknownColumns, Use
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
 from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, ProtectedColumn
@@ -436,16 +436,18 @@ def _to_utf8(sql: bytes, codec: str | None) -> bytes:
         ) from None
 
 
-def inject(wire: Wire, injection: object, sql: bytes, in_segment: bool) -> None:
+def inject(wire: Wire, injection: Injection, sql: bytes, in_segment: bool) -> None:
     """Asks the server something of our own, in the client's stream, with nothing of the client's
     disturbed: named statement and portal, closed at once; Flush inside a segment, else Sync."""
     name = POISON_NAME + b" query"
+    close = frame(CLOSE, b"S" + name + b"\0")
     parts = [
+        *([(K_CLOSE, close)] if injection.leftover else []),
         (K_PARSE, Parse(name, sql, ()).message()),
         (K_BIND, Bind(name, name, (), (), ()).message()),
         (K_EXECUTE, frame(EXECUTE, name + b"\0\0\0\0\0")),
         (K_CLOSE, frame(CLOSE, b"P" + name + b"\0")),
-        (K_CLOSE, frame(CLOSE, b"S" + name + b"\0")),
+        (K_CLOSE, close),
     ]
     for kind, message in parts:
         wire.put_server(message)

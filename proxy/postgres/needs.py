@@ -29,15 +29,19 @@ class Injection:
     """A query of our own, in the client's stream: the settings, or the schema of its transaction.
 
     `value` is the first column of its row once `done`. `lost`: the server never came to it,
-    since the client's segment had failed before; `failed`: it failed itself.
+    since the client's segment had failed before; `failed`: it failed itself. A cancel request that
+    hits it is the client's for the statement that waits (`canceled`); where none waits it is
+    ignored, as PostgreSQL ignores one between statements, and the query is asked again.
     """
 
     topic: str  # "settings" | "snapshot"
     in_segment: bool
+    leftover: bool = False  # one before it was lost half-way: its statement is closed first
     value: bytes | None = None
     closes: int = 0
     lost: bool = False
     failed: bool = False
+    canceled: bool = False
     done: bool = False
 
 

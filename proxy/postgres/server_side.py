@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from proxy.postgres.session import Session
 
 log = structlog.get_logger()
+CANCELED = "canceling statement due to user request"
 _CLEARING_TAGS = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
 
 
@@ -235,23 +236,27 @@ class ServerSide:
             session.wire.forward_server()
             session.finished = True
             return
+        fields = error_fields(payload)
         if isinstance(cookie, list):
             for lost in cookie:
                 if isinstance(lost, Change):
                     lost.lost()
                 elif isinstance(lost, Injection) and not lost.lost:
-                    self._injection_lost(lost, cookie[0] is True)
-        if error_fields(payload).get("V") in ("FATAL", "PANIC"):
+                    self._injection_lost(lost, cookie[0] is True, fields.get("C", ""))
+        if fields.get("V") in ("FATAL", "PANIC"):
             session.finished = True
 
-    def _injection_lost(self, injection: Injection, failed: bool) -> None:
+    def _injection_lost(self, injection: Injection, failed: bool, code: str) -> None:
+        canceled = failed and code == sqlstate.QUERY_CANCELED
         injection.lost = True
-        injection.failed = failed
+        injection.canceled = canceled and self._session.holds_message
+        injection.failed = failed and (not canceled or injection.in_segment)
         injection.done = injection.in_segment  # else at ReadyForQuery
         if injection.in_segment and failed:
-            self._session.wire.put_client(
-                error_response(sqlstate.SYSTEM_ERROR, "the session's settings cannot be read")
-            )
+            code, text = sqlstate.SYSTEM_ERROR, "the session's settings cannot be read"
+            if canceled:
+                code, text = sqlstate.QUERY_CANCELED, CANCELED
+            self._session.wire.put_client(error_response(code, text))
 
     def _injected(self, kind: int, payload: bytes, injection: Injection) -> None:
         wire = self._session.wire
@@ -260,7 +265,7 @@ class ServerSide:
             wire.drop_server()
         elif kind == CLOSE_COMPLETE:
             injection.closes += 1
-            injection.done = injection.in_segment and injection.closes == 2
+            injection.done = injection.in_segment and injection.closes == 2 + injection.leftover
         elif kind in (ROW_DESCRIPTION, PARAMETER_DESCRIPTION):
             wire.drop_server()
 

@@ -22,7 +22,7 @@ from proxy.postgres.client_side import ClientSide, inject
 from proxy.postgres.messages import FLUSH_MESSAGE, TERMINATE
 from proxy.postgres.needs import Injection, KeysWanted, Need, SnapshotWanted, Use, Wait
 from proxy.postgres.plan import Refusal, SessionContext
-from proxy.postgres.server_side import ServerSide
+from proxy.postgres.server_side import CANCELED, ServerSide
 from proxy.postgres.settings import Settings
 from proxy.postgres.snapshot import Snapshot
 from proxy.postgres.startup import Negotiation, StartupMessage
@@ -86,6 +86,7 @@ class Session:
         self._message: tuple[int, bytes] | None = None  # the client's, that waits
         self._wait: Wait | None = None
         self._injection: Injection | None = None
+        self._leftover = False
         self._rows: ResultRows | None = None  # rows that wait for their keys
         self._granted: dict[Use, ColumnCodec] = {}
         self._local: Snapshot | None = None  # schema as an open transaction sees it
@@ -273,12 +274,21 @@ class Session:
         raise Wait(self._inject("snapshot", self.site.catalog_query, in_segment))
 
     def _inject(self, topic: str, sql: bytes, in_segment: bool) -> Injection:
-        injection = Injection(topic, in_segment)
+        injection = Injection(topic, in_segment, self._leftover)
+        self._leftover = False
         inject(self.wire, injection, sql, in_segment)
         self._injection = injection
         return injection
 
+    @property
+    def holds_message(self) -> bool:
+        """A message of the client waits for something."""
+        return self._message is not None
+
     def _take(self, injection: Injection) -> None:
+        self._leftover = injection.lost
+        if injection.canceled:
+            raise Refusal(sqlstate.QUERY_CANCELED, CANCELED)
         if injection.lost and not injection.failed:
             return
         if injection.failed or injection.value is None:
