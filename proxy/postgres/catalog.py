@@ -36,6 +36,18 @@ QUERY = """
 SELECT pg_catalog.json_build_object(
  'schemas', (SELECT pg_catalog.json_agg(n.nspname ORDER BY n.nspname)
              FROM pg_catalog.pg_namespace n),
+ 'reads', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+    vn.nspname, v.relname, rn.nspname, r.relname))
+   FROM (SELECT DISTINCT w.ev_class, d.refobjid
+           FROM pg_catalog.pg_rewrite w
+           JOIN pg_catalog.pg_depend d ON d.objid = w.oid AND d.refobjid <> w.ev_class
+            AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+            AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass) e
+   JOIN pg_catalog.pg_class v ON v.oid = e.ev_class AND v.relkind IN ('v', 'm')
+   JOIN pg_catalog.pg_namespace vn ON vn.oid = v.relnamespace
+   JOIN pg_catalog.pg_class r ON r.oid = e.refobjid
+   JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+  WHERE vn.nspname <> ALL (ARRAY['pg_catalog', 'information_schema'])),
  'relations', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
     n.nspname, c.relname, c.relkind,
     CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) END,
@@ -110,6 +122,9 @@ def build_snapshot(
     try:
         document = json.loads(answer)
         relations = {}
+        reads: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        for view_schema, view, schema, name in document["reads"] or ():
+            reads.setdefault((view_schema, view), []).append((schema, name))
         for schema, name, kind, definition, parents, columns in document["relations"] or ():
             relations[schema, name] = Relation(
                 schema=schema,
@@ -118,6 +133,7 @@ def build_snapshot(
                 columns=tuple(Column(*column) for column in columns or ()),
                 definition=definition,
                 parents=tuple((s, t) for s, t in parents or ()),
+                reads=tuple(sorted(reads.get((schema, name), ()))),
             )
         schemas = frozenset(document["schemas"] or ())
     except (ValueError, TypeError, KeyError) as error:

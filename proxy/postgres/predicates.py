@@ -43,7 +43,7 @@ RULES: dict[str, tuple[str, str]] = {
     "cast": ("no", "Read the column itself and convert in the application."),
     "whole row": ("no", "Name the columns instead of the row."),
     "USING": ("yes", "becomes ON, comparing tags; else write JOIN … ON with an equality instead."),
-    "set operation": ("yes", "one row per tag; INTERSECT ALL and EXCEPT ALL: leave ALL away."),
+    "set operation": ("yes", "by tags; else remove duplicates in the application."),
     "write": ("no", "Write a parameter, a literal, NULL, or a column of the same domain."),
     "domain": (
         "no",

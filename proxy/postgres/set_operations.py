@@ -1,8 +1,8 @@
 """UNION, INTERSECT, EXCEPT. Pure.
 
-ALL keeps its form: each output has one domain on both sides. Without ALL equal rows are one, which the
-server cannot see in sealed values: the operation becomes a UNION ALL in brackets, of which one row per
-tag is taken. With sealed outputs that are wanted as tags only, the operation stays as it is.
+UNION ALL keeps its form: each output has one domain on both sides. The others depend on which rows are
+equal, which the server cannot see in sealed values: they become a UNION ALL in brackets, of which rows
+are taken by their tags. With sealed outputs that are wanted as tags only, the operation stays as it is.
 """
 
 from typing import TYPE_CHECKING
@@ -47,8 +47,6 @@ class SetOperations:
                 raise refuse("no equality", want[1], "a set operation that removes duplicates")
         if level.recursive:
             raise refuse("recursive", column, "WITH RECURSIVE … UNION without ALL")
-        if statement.all:
-            raise refuse("set operation", column, "INTERSECT ALL or EXCEPT ALL")
         first, second = operands(self.text, statement)
         lead, middle, tail = self._words(level, wants)
         start, end = self.text.starts[first[0]], self.text.ends[second[1] - 1]
@@ -56,7 +54,7 @@ class SetOperations:
         self.query.emit(left, wants)
         self.query.emit(right, wants)
         word = first[1]
-        last = word + (self.text.word(word + 1) == "distinct")
+        last = word + (self.text.word(word + 1) in ("all", "distinct"))
         self.edits.replace(self.text.starts[word], self.text.ends[last], middle)
         self.edits.replace(end, end, tail)
 
@@ -74,13 +72,19 @@ class SetOperations:
             lead = b"SELECT DISTINCT ON (" + b", ".join(keys) + b") " + picked + b" FROM ("
             return lead, b"UNION ALL", b") AS u(" + columns + b")"
         picked = b", ".join(
-            (b"(pg_catalog.array_agg(u.%s ORDER BY u.side))[1] AS %s" if key != b"u." + n else b"u.%s AS %s")
+            (b"u.%s AS %s" if key == b"u." + n else b"(pg_catalog.array_agg(u.%s ORDER BY u.side))[1] AS %s")
             % (n, name)
             for n, key, name in zip(names, keys, shown, strict=True)
         )  # fmt: skip
-        lead = b"SELECT " + picked + b" FROM (SELECT l.*, 1 FROM ("
-        middle = b") AS l UNION ALL SELECT r.*, 2 FROM ("
+        # with ALL the copies of a row are numbered, and each is a row of its own
+        number = b""
+        if level.statement.all:
+            number = b", pg_catalog.row_number() OVER (PARTITION BY " + b", ".join(keys) + b")"
+            keys = [*keys, b"u.n"]
+        lead = b"SELECT " + picked + b" FROM (SELECT u.*, 1" + number + b" FROM ("
+        named = b") AS u(" + columns + b")"
+        middle = named + b" UNION ALL SELECT u.*, 2" + number + b" FROM ("
         right = b"= 2" if level.statement.op == _INTERSECT else b"= 1"
         having = b"HAVING min(u.side) = 1 AND max(u.side) " + right
-        tail = b") AS r) AS u(" + columns + b", side) GROUP BY " + b", ".join(keys) + b" " + having
-        return lead, middle, tail
+        outer = b") AS u(" + columns + b", side" + (b", n" if number else b"") + b") GROUP BY "
+        return lead, middle, named + outer + b", ".join(keys) + b" " + having

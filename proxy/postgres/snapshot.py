@@ -83,6 +83,7 @@ class Relation:
     columns: tuple[Column, ...]
     definition: str | None = None
     parents: tuple[tuple[str, str], ...] = ()  # inheritance and partition parents (schema, name)
+    reads: tuple[tuple[str, str], ...] = ()  # relations that a view's definition names
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Views:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self.tables = tables_of(snapshot)
-        self.watched, self.dependent = _dependents(snapshot, {t for _, t in self.tables})
+        self.watched, self.dependent = _dependents(snapshot, set(self.tables))
         self._columns: dict[Key, dict[str, Value]] = {}
         self._depth = 0
 
@@ -59,7 +59,7 @@ class Views:
             text = Text((relation.definition or "").rstrip().rstrip(";").encode())
             if len(text.statements) != 1 or kind(text.statements[0].stmt) != "select_stmt":
                 raise SyntaxProblem("not a SELECT", 0)
-            query = Query(text, Edits(), _BodyNames(self._snapshot, self))
+            query = Query(text, Edits(), _BodyNames(self._snapshot, self, relation.reads))
             level = query.level(text.statements[0].stmt.select_stmt, None)
             if level.unknown or len(level.outputs) != len(names):
                 raise SyntaxProblem("unknown columns", 0)
@@ -78,15 +78,19 @@ class Views:
 
 class _BodyNames(Names):
     """Names in a view's body: written with a schema unless they were visible to whom the catalogue was
-    read for, which is not known here; so a bare name must be the only one."""
+    read for, which is not known here; so a bare name must be the only one, or the only one of those
+    that the view depends on."""
 
-    def __init__(self, snapshot: Snapshot, views: Views) -> None:
+    def __init__(self, snapshot: Snapshot, views: Views, reads: tuple[Key, ...]) -> None:
         super().__init__(snapshot, SessionContext(snapshot.database, ""), views)
+        self._reads = reads
 
     def locate(self, schema: str, name: str) -> Key:
         if schema:
             return schema, name
         found = [key for key in self.snapshot.relations if key[1] == name]
+        if len(found) > 1:
+            found = [key for key in found if key in self._reads]
         if len(found) > 1:
             raise refuse("view", None, f'"{name}" in a view')
         return found[0] if found else ("", name)
@@ -101,9 +105,9 @@ class _BodyNames(Names):
         return table_entry(found, values, frozenset(), alias, False)
 
 
-def _dependents(snapshot: Snapshot, tables: set[str]) -> tuple[set[str], set[Key]]:
+def _dependents(snapshot: Snapshot, tables: set[Key]) -> tuple[set[str], set[Key]]:
     """(names of protected tables and of all that may read them, the views among these)."""
-    words = set(tables)
+    words = {table for _, table in tables}
     dependent: set[Key] = set()
     views = [(k, r, (r.definition or "").lower()) for k, r in snapshot.relations.items()]
     views = [v for v in views if v[1].definition]
@@ -111,7 +115,8 @@ def _dependents(snapshot: Snapshot, tables: set[str]) -> tuple[set[str], set[Key
     while grew:
         grew = False
         for key, relation, text in views:
-            if key not in dependent and any(w.lower() in text for w in words):
+            reads = any(r in tables or r in dependent for r in relation.reads)
+            if key not in dependent and (reads or any(w.lower() in text for w in words)):
                 words.add(relation.name)
                 dependent.add(key)
                 grew = True
