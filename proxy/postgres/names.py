@@ -100,21 +100,22 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """Columns of a sub-select or CTE before it has an alias: None when they are not known."""
+    """Columns of a sub-select or CTE before it has an alias, each (name, value, type's OID or 0): None
+    when they are not known."""
 
-    columns: tuple[tuple[str, Value], ...] | None
+    columns: tuple[tuple[str, Value, int], ...] | None
 
     def entry(self, alias: str, names: list[str]) -> Entry:
         """Under an alias, with its first columns renamed."""
         if self.columns is None:
             return Entry(alias, None)
-        renamed = names + [name for name, _ in self.columns[len(names) :]]
+        renamed = names + [column[0] for column in self.columns[len(names) :]]
         lead = quoted(alias) + b"."
         return Entry(
             alias,
             tuple(
-                Field(n, value, lead + quoted(n))
-                for n, (_, value) in zip(renamed, self.columns, strict=False)
+                Field(n, value, lead + quoted(n), type_oid=type_oid)
+                for n, (_, value, type_oid) in zip(renamed, self.columns, strict=False)
             ),
         )
 

@@ -21,6 +21,7 @@ _FAMILIES = (
     frozenset({20, 21, 23}),
     frozenset({700, 701}),
 )
+_WHOLE = (21, 23, 20)  # int2, int4, int8
 _FRACTIONS = frozenset({700, 701, 1700, 25, 1043, 1042})
 _TO_ARRAY = {
     Use.STORE: Use.STORE_ARRAY,
@@ -144,7 +145,8 @@ class Operands:
         """The type that the casts around a constant of this type give it."""
         if column.type.labels or is_array(column.type):
             return type_oid
-        wanted = {resolve(type_text(cast.type_name)[0]).oid for cast in leaf.casts}
+        chain = [resolve(type_text(cast.type_name)[0]).oid for cast in reversed(leaf.casts)]
+        wanted = set(chain[:1] if _widening(chain) else chain)
         constant = leaf.bare.a_const
         fraction = kind(leaf.bare) == "a_const" and constant.WhichOneof("val") == "fval"
         fraction = fraction and not constant.fval.fval.lstrip("+-").isdigit()
@@ -260,6 +262,14 @@ def _orders(cast: Node, column: ProtectedColumn) -> bool:
     except ConfigError:
         return False
     return not many and wanted.typmod == -1 and wanted.oid in COMPARABLE.get(column.type.oid, ())
+
+
+def _widening(chain: list[int]) -> bool:
+    """Whether casts, innermost first, change no value that the first lets through."""
+    if all(oid in _FAMILIES[0] for oid in chain):
+        return True
+    whole = [_WHOLE.index(oid) for oid in chain if oid in _WHOLE]
+    return len(whole) == len(chain) and whole == sorted(whole)
 
 
 def _bare_kind(node: Node) -> str:

@@ -127,6 +127,13 @@ class Provenance:
             return _unmodified(found_) if isinstance(found_, Sealed) else None
         return None
 
+    def type_oid(self, node: Node, scope: Scope) -> int:
+        """The type of a plain column; 0 where it is not known."""
+        if kind(node) != "column_ref":
+            return 0
+        found = self.lookup(node.column_ref, scope)
+        return found[0].type_oid if found is not None else 0
+
     def _joined(self, nodes: "list[Node]", scope: Scope) -> Origin:
         origins = [self.of(n, scope) for n in nodes if n.ByteSize()]
         return joined(origins)

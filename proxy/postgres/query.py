@@ -28,12 +28,14 @@ Wants = list[Want | None]
 
 @dataclass(frozen=True)
 class Output:
-    """One output column: the expression behind it, or the field that a star brought."""
+    """One output column: the expression behind it, or the field that a star brought. `type_oid`: of a
+    plain column, 0 where not known."""
 
     name: str
     origin: Origin = None
     node: Node | None = None
     field: Field | None = None
+    type_oid: int = 0
 
 
 @dataclass(eq=False)
@@ -55,14 +57,15 @@ class Level:
         """Its columns for whoever has it in FROM; what is open becomes cells."""
         if self.unknown:
             return Derived(None)
-        columns: list[tuple[str, Value]] = []
+        columns: list[tuple[str, Value, int]] = []
         for i, output in enumerate(self.outputs):
             value: Value = None
             if isinstance(output.origin, Sealed):
                 value = output.origin
             elif isinstance(output.origin, Open):
                 value = self.cells.setdefault(i, Cell())
-            columns.append((names[i] if names and i < len(names) else output.name, value))
+            name = names[i] if names and i < len(names) else output.name
+            columns.append((name, value, output.type_oid))
         return Derived(tuple(columns))
 
     def wants(self) -> Wants:
@@ -156,7 +159,9 @@ class Query:
                 self._resolve_star(level, strings(value.column_ref.fields))
             else:
                 name = node.res_target.name or implied_name(value)
-                level.outputs.append(Output(name, self.provenance.of(value, level.scope), value))
+                found = self.provenance.of(value, level.scope)
+                oid = self.provenance.type_oid(value, level.scope) if found is None else 0
+                level.outputs.append(Output(name, found, value, None, oid))
             level.targets.append((node, first, len(level.outputs) - first))
 
     def _starred(self, parts: "list[str]", scope: Scope) -> tuple[list[Entry], list[Field]]:
@@ -177,7 +182,7 @@ class Query:
             level.unknown = True
             return
         for one in starred:
-            level.outputs.append(Output(one.name, origin(one.value), None, one))
+            level.outputs.append(Output(one.name, origin(one.value), None, one, one.type_oid))
 
     # -- emitting --------------------------------------------------------------------------------
 

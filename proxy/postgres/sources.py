@@ -222,7 +222,7 @@ class Sources:
         alias, names = item.alias.aliasname, strings(item.alias.colnames)
         calls = [f.list.items[0] for f in item.functions]
         if item.coldeflist:
-            columns = [(d.column_def.colname, None) for d in item.coldeflist]
+            columns = [(d.column_def.colname, None, 0) for d in item.coldeflist]
             scope.add(Derived(tuple(columns)).entry(alias, names))
             return
         if len(calls) != 1 or kind(calls[0]) != "func_call":
@@ -231,18 +231,18 @@ class Sources:
         call = calls[0].func_call
         name = strings(call.funcname)[-1]
         label = alias if alias and len(call.args) == 1 else name
-        found: list[tuple[str, Value]]
+        found: list[tuple[str, Value, int]]
         if name == "unnest" and all(self._open_array(a, scope) for a in call.args):
             cells = [Cell() for _ in call.args]
-            found = [(label, cell) for cell in cells]
+            found = [(label, cell, 0) for cell in cells]
             self.query.defer(lambda: self._unnested(call, cells, scope))
         elif name in _SCALAR:
-            found = [(alias or name, None)]
+            found = [(alias or name, None, 0)]
         else:
             scope.add(Entry(alias or name, None))
             return
         if item.ordinality:
-            found.append(("ordinality", None))
+            found.append(("ordinality", None, 0))
         scope.add(Derived(tuple(found)).entry(alias or name, names))
 
     def _open_array(self, node: Node, scope: Scope) -> bool:
