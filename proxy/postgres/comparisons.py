@@ -173,9 +173,12 @@ class Comparisons:
         start, end = self.text.starts[at], self.text.ends[at + negated]
         several = b"<> ALL" if negated else b"= ANY"
         self.edits.replace(start, end, Either(column, self.text.sql[start:end], several))
+        texts = any(leaf.says_text for leaf in leaves if leaf is not None)
+        listed = len(leaves) > 1 and not texts
         for i, leaf in enumerate(leaves):
             assert leaf is not None
-            self.edits.replace(leaf.start, leaf.end, self.operands.piece(leaf, column, Use.SEARCH))
+            piece = self.operands.piece(leaf, column, Use.SEARCH, listed)
+            self.edits.replace(leaf.start, leaf.end, piece)
             if i + 1 < len(leaves):
                 comma = self.text.at(leaf.end)
                 while self.text.word(comma) == ")":

@@ -31,8 +31,10 @@ _LISTS = (*_ARRAYS, Use.BUCKETS)
 class ParamRole:
     """An occurrence of client parameter `number` (1-based) in a role; becomes `$n`."""
 
-    def __init__(self, number: int, role: Role, how: How = None) -> None:
+    def __init__(self, number: int, role: Role, how: How = None, type_oid: int = 0) -> None:
+        """`type_oid`: the type that the server would find for it, where not the column's."""
         self.number = number
+        self.type_oid = type_oid
         self.role = (*role, how)
 
 
@@ -114,8 +116,10 @@ def _numbered(
     pieces: list[Piece], oids: Sequence[int], absorbed: dict[int, int]
 ) -> tuple[_Numbers, tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
     roles: dict[int, list[_FullRole]] = {}
+    found: dict[int, int] = {}
     for piece in pieces:
         if isinstance(piece, ParamRole):
+            found.setdefault(piece.number, piece.type_oid)
             known = roles.setdefault(piece.number, [])
             if piece.role not in known:
                 known.append(piece.role)
@@ -136,7 +140,7 @@ def _numbered(
     for number in range(1, count + 1):
         wanted = roles.get(number, [_PASS])
         passed = numbers.get((number, _PASS), 0) - 1
-        oid = _client_oid(number, wanted, oids)
+        oid = _declared(number, oids) or found.get(number, 0) or _client_oid(number, wanted, oids)
         clients.append(ClientParam(oid or (0 if passed >= 0 else absorbed.get(number, 0)), passed))
     return numbers, tuple(targets), tuple(clients)
 
@@ -178,6 +182,7 @@ def _target(
         # beside a protected role the type is known: the server must read the value as the client does
         return ParamTarget(number - 1, use, None, _client_oid(number, roles, oids))
     if use is Use.SEARCH:
-        return ParamTarget(number - 1, use, column)  # its type is decided when it is prepared
+        # its type is decided when it is prepared
+        return ParamTarget(number - 1, use, column, how=how)
     oid = TEXT_ARRAY if use is Use.MATCH else BYTEA_ARRAY if use in _LISTS else BYTEA
     return ParamTarget(number - 1, use, column, oid, how)

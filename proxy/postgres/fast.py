@@ -62,7 +62,11 @@ def _param(
     if target.use is Use.PASS:
         return target.client_index, None, False, FAST_PASS, 0
     column = target.column
-    if target.use not in (Use.STORE, Use.TAG, Use.SEARCH) or column is None:
+    if (
+        target.how is not None
+        or target.use not in (Use.STORE, Use.TAG, Use.SEARCH)
+        or column is None
+    ):
         return None
     store = target.use is Use.STORE
     if store and column.search.match is not None:

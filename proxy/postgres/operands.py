@@ -9,10 +9,10 @@ from proxy.errors import ConfigError
 from proxy.postgres.edits import Edits, ParamRole, Piece
 from proxy.postgres.grammar import Node, Text, kind, strings, type_text
 from proxy.postgres.lookups import LOOKUPS, ORDERED
-from proxy.postgres.plan import Either, Literal, Use
+from proxy.postgres.plan import Cast, Either, Literal, Use
 from proxy.postgres.predicates import refuse
 from proxy.postgres.ranks import COMPARABLE
-from proxy.postgres.snapshot import BOOL, BPCHAR, ProtectedColumn
+from proxy.postgres.snapshot import BOOL, BPCHAR, TEXT, VARCHAR, ProtectedColumn
 from proxy.postgres.types.operands import NUMBER
 from proxy.postgres.types.registry import is_array, resolve, same_type
 
@@ -30,6 +30,7 @@ _TO_ARRAY = {
     Use.SEARCH: Use.SEARCH_ARRAY,
 }
 _ARRAYS = tuple(_TO_ARRAY.values())
+_CUT = (*_TO_ARRAY, *_ARRAYS)  # uses of a value that a cast may cut before
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Leaf:
     casts: tuple[Node, ...]
 
     @property
-    def null(self) -> bool:
-        return kind(self.bare) == "a_const" and bool(self.bare.a_const.isnull)
+    def says_text(self) -> bool:
+        """Whether it is cast to text last."""
+        return bool(self.casts) and type_text(self.casts[0].type_name)[0] == "text"
 
 
 class Operands:
@@ -107,16 +109,20 @@ class Operands:
             return cast.type_name.location, end  # date '2001-01-01'
         return start, end  # true and false are casts in the tree
 
-    def piece(self, leaf: Leaf, column: ProtectedColumn, use: Use) -> Piece:
-        """What the leaf becomes. Refusal: its casts say something else than the column's type."""
+    def piece(self, leaf: Leaf, column: ProtectedColumn, use: Use, listed: bool = False) -> Piece:
+        """What the leaf becomes; `listed`: it is one of several in IN. Refusal: its casts say something
+        else than the column's type."""
+        how = self._cut(leaf, column, use)
         for cast in leaf.casts:
             if not (use in ORDERED and _orders(cast, column)):
-                self.check_cast(cast, column, use in _ARRAYS)
+                self.check_cast(cast, column, use in _ARRAYS, any_length=how is not None)
         if use in _ARRAYS and is_array(column.type):
             raise refuse("cast", column, "a list of arrays", leaf.start + 1)
         self.edits.columns.add(column)
         if kind(leaf.bare) == "param_ref":
-            return ParamRole(leaf.bare.param_ref.number, (use, column))
+            number = leaf.bare.param_ref.number
+            found = self._found_type(leaf, column, use, listed)
+            return ParamRole(number, (use, column), how, found)
         constant = leaf.bare.a_const
         position = constant.location + 1
         if constant.isnull:
@@ -139,7 +145,33 @@ class Operands:
             text, type_oid = str(constant.ival.ival).encode(), NUMBER
         if use in _ARRAYS and which != "sval":
             raise refuse("write", column, "this array", position)
-        return Literal(column, use, text, self._cast_type(leaf, column, type_oid))
+        return Literal(column, use, text, self._cast_type(leaf, column, type_oid), how)
+
+    def _cut(self, leaf: Leaf, column: ProtectedColumn, use: Use) -> Cast | None:
+        """A cast to a type with a length or scale, as the last one of all."""
+        if use not in _CUT or column.type.labels or is_array(column.type):
+            return None
+        try:
+            casts = [resolve(type_text(cast.type_name)[0]) for cast in leaf.casts]
+        except ConfigError:
+            return None
+        if not casts or casts[0].typmod == -1 or any(c.typmod != -1 for c in casts[1:]):
+            return None
+        return Cast(casts[0])
+
+    def _found_type(self, leaf: Leaf, column: ProtectedColumn, use: Use, listed: bool) -> int:
+        """varchar is compared as text, and so the server finds text for a parameter beside one, but in
+        a list, which has one type; where a cast says what it is, it is that."""
+        if column.type.oid not in (TEXT, VARCHAR):
+            return 0
+        many = use in _ARRAYS
+        if leaf.casts:
+            found = resolve(type_text(leaf.casts[-1].type_name)[0])
+        elif listed or use in (Use.STORE, Use.SHOW, Use.STORE_ARRAY):
+            found = column.type
+        else:
+            found = resolve("text")
+        return found.array_oid if many else found.oid
 
     def _cast_type(self, leaf: Leaf, column: ProtectedColumn, type_oid: int) -> int:
         """The type that the casts around a constant of this type give it."""
@@ -229,8 +261,10 @@ class Operands:
                 return
         raise refuse("cast", column, "this cast", max(cast.location, 0) + 1)
 
-    def check_cast(self, cast: Node, column: ProtectedColumn, array: bool) -> None:
-        """Refusal unless the cast is to the column's type, without saying more of its length."""
+    def check_cast(
+        self, cast: Node, column: ProtectedColumn, array: bool, any_length: bool = False
+    ) -> None:
+        """Refusal unless the cast is to the column's type; with `any_length` to one of its length."""
         name, many = type_text(cast.type_name)
         position = max(cast.location, 0) + 1
         if column.type.labels or is_array(column.type):
@@ -250,7 +284,8 @@ class Operands:
         )
         if not same or (BPCHAR in (wanted.oid, declared.oid) and wanted.oid != declared.oid):
             raise refuse("cast", column, f"a cast to {name}", position)
-        if wanted.typmod != -1 and (wanted.oid, wanted.typmod) != (declared.oid, declared.typmod):
+        same_length = (wanted.oid, wanted.typmod) == (declared.oid, declared.typmod)
+        if wanted.typmod != -1 and not any_length and not same_length:
             raise refuse("truncating cast", column, f"a cast to {name}", position)
 
 

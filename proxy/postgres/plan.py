@@ -65,7 +65,15 @@ class Pattern:
     operand: Operand
 
 
-How = tuple[Bound, ...] | Pattern | None  # what a list of tokens is made of
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """A value is cast explicitly to a type with a length or scale before it is used: it is cut."""
+
+    type: SealedType
+
+
+# what a list of tokens is made of, or what is done to a value before
+How = tuple[Bound, ...] | Pattern | Cast | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,8 +135,17 @@ class Provenance:
         return found[0].type_oid if found is not None else 0
 
     def _joined(self, nodes: "list[Node]", scope: Scope) -> Origin:
-        origins = [self.of(n, scope) for n in nodes if n.ByteSize()]
-        return joined(origins)
+        present = [n for n in nodes if n.ByteSize()]
+        origins = [self.of(n, scope) for n in present]
+        first = next((o for o in origins if isinstance(o, Sealed)), None)
+        if first is None:
+            return joined(origins)
+        # what is cast has a type and length of its own
+        typed = [
+            Sealed(first.column, shown) if isinstance(o, Open) and (shown := _cast_type(n)) else o
+            for n, o in zip(present, origins, strict=True)
+        ]
+        return joined(typed)
 
     def _cast(self, cast: Node, scope: Scope) -> Origin:
         inside = self.of(cast.arg, scope)
@@ -178,6 +187,16 @@ def passes(call: Node) -> bool:
     return name[-1] in PASSING and name[:-1] in ([], ["pg_catalog"]) and bool(call.args)
 
 
+def _cast_type(node: Node) -> SealedType | None:
+    if kind(node) != "type_cast":
+        return None
+    name, array = type_text(node.type_cast.type_name)
+    try:
+        return None if array else resolve(name)
+    except ConfigError:
+        return None
+
+
 def _null(node: Node) -> bool:
     while kind(node) == "type_cast":
         node = node.type_cast.arg
@@ -198,6 +217,8 @@ def joined(origins: "list[Origin]") -> Origin:
     if not sealed:
         return OPEN if origins and all(isinstance(o, Open) for o in origins) else None
     first = sealed[0]
+    if any(o.shown.oid == TEXT for o in sealed) and first.shown.oid == VARCHAR:
+        return Sealed(first.column, resolve("text"))
     same = all(isinstance(o, Sealed) and o.shown == first.shown for o in origins)
     return first if same else _unmodified(first)
 

@@ -31,7 +31,17 @@ from proxy.postgres.lookups import LOOKUPS, lookup
 from proxy.postgres.masks import masked, needs_no_key
 from proxy.postgres.messages import format_of
 from proxy.postgres.needs import Use as KeyUse
-from proxy.postgres.plan import Check, Either, Literal, Segment, StatementPlan, Use
+from proxy.postgres.plan import (
+    Cast,
+    Check,
+    Either,
+    How,
+    Literal,
+    ParamTarget,
+    Segment,
+    StatementPlan,
+    Use,
+)
 from proxy.postgres.predicates import refuse
 from proxy.postgres.snapshot import (
     BOOL,
@@ -61,7 +71,7 @@ from proxy.postgres.types.array import (
     write_binary_array,
 )
 from proxy.postgres.types.base import MISMATCH, DataError, TextContext, TypeCodec
-from proxy.postgres.types.operands import NUMBER, assigned, compared, type_of_number
+from proxy.postgres.types.operands import NUMBER, assigned, compared, cut, type_of_number
 from proxy.postgres.types.registry import codec_for, codec_of
 
 if TYPE_CHECKING:
@@ -204,8 +214,26 @@ def _written(codec: ColumnCodec, use: Use, several: bool, items: Sequence[Item])
     return _one(codec, store, item[0])
 
 
+def _value(
+    column: ProtectedColumn, use: Use, raw: bytes, fmt: int, oid: int, how: How, ctx: TextContext
+) -> bytes | None:
+    """The binary form for the column of a value in a format (0 text, 1 binary), cast before."""
+    if not isinstance(how, Cast):
+        if fmt == 0:
+            return _from_text(column, use, raw, oid, ctx)
+        return _converted(column, use, raw, oid or column.type.oid, ctx)
+    kind = codec_of(how.type)
+    if oid in (0, UNKNOWN, kind.oid):
+        plain = kind.parse(raw, ctx, -1) if fmt == 0 else kind.check(raw, -1)
+    else:
+        source = _codec_of_parameter(oid)
+        binary = source.parse(raw, ctx, -1) if fmt == 0 else source.check(raw, -1)
+        plain = assigned(kind, binary, oid, -1, ctx)
+    return _converted(column, use, cut(kind, plain, how.type.typmod), kind.oid, ctx)
+
+
 def _array_text(
-    column: ProtectedColumn, use: Use, text: bytes, oid: int, ctx: TextContext
+    column: ProtectedColumn, use: Use, text: bytes, oid: int, how: How, ctx: TextContext
 ) -> list[Item]:
     elem = 0
     if oid not in (0, UNKNOWN, column.type.array_oid):
@@ -214,7 +242,7 @@ def _array_text(
             raise DataError(MISMATCH, f"a parameter of type {source.name} where an array is wanted")
         elem = source.elem.oid
     found = read_array(text, lambda item: item).items
-    return [None if i is None else (_from_text(column, use, i, elem, ctx),) for i in found]
+    return [None if i is None else (_value(column, use, i, 0, elem, how, ctx),) for i in found]
 
 
 def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext, several: bool = False) -> bytes:
@@ -225,9 +253,9 @@ def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext, several: bool 
     if literal.use in LOOKUPS:
         return lookup(literal.use, column, literal.text, 0, oid, codec, ctx)
     if literal.use in _ARRAYS:
-        items = _array_text(column, literal.use, literal.text, 0, ctx)
+        items = _array_text(column, literal.use, literal.text, 0, literal.how, ctx)
     else:
-        items = [(_from_text(column, literal.use, literal.text, oid, ctx),)]
+        items = [(_value(column, literal.use, literal.text, 0, oid, literal.how, ctx),)]
     return _written(codec, literal.use, several, items)
 
 
@@ -328,12 +356,12 @@ def server_parameters(
             out_values.append(write_binary_array([None], BYTEA) if listed else None)
             continue
         declared = oids[index] if index < len(oids) else 0
-        out_values.append(_parameter(target.use, column, raw, fmt, declared, codecs, ctx, many))
+        out_values.append(_parameter(target, column, raw, fmt, declared, codecs, ctx, many))
     return tuple(out_formats), tuple(out_values)
 
 
 def _parameter(
-    use: Use,
+    target: ParamTarget,
     column: ProtectedColumn,
     raw: bytes,
     fmt: int,
@@ -342,21 +370,20 @@ def _parameter(
     ctx: TextContext,
     several: bool,
 ) -> bytes:
+    use, how = target.use, target.how
     codec = codecs[column, action_of(use)]
     if use in LOOKUPS:
         return lookup(use, column, raw, fmt, declared, codec, ctx)
     items: list[Item]
     if use in _ARRAYS and fmt == 0:
-        items = _array_text(column, use, raw, declared, ctx)
+        items = _array_text(column, use, raw, declared, how, ctx)
     elif use in _ARRAYS:
         found, elem = read_binary_array(raw)
         items = [
-            None if i is None else (_converted(column, use, i, elem, ctx),) for i in found.items
+            None if i is None else (_value(column, use, i, 1, elem, how, ctx),) for i in found.items
         ]
-    elif fmt == 0:
-        items = [(_from_text(column, use, raw, declared, ctx),)]
     else:
-        items = [(_converted(column, use, raw, declared or column.type.oid, ctx),)]
+        items = [(_value(column, use, raw, fmt, declared, how, ctx),)]
     return _written(codec, use, several, items)
 
 

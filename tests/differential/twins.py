@@ -234,12 +234,9 @@ class Twins:
 
 # Defects that have a test in test_regressions.py, marked as expected to fail: (statement, what differs)
 KNOWN = {
-    "casts with a length or scale": (r"::\s*(char|varchar|numeric|timestamp)\(|CAST\(.*\(\d", r""),
-    "array of nulls": (r"ARRAY\[.*NULL", r"bytea = text|bytea <> text|bytea\[\]"),
     "char(n) compared as text": (r"ARRAY\['|ARRAY\[\$|::(text|varchar)", r"SELECT|only directly"),
     # with a parameter that is NULL the server plans the column alone, and shows its length
     "length of COALESCE with NULL": (r"COALESCE\(.*\$\d", r"directly \(\(.*coalesce"),
-    "type of a parameter beside varchar": (r"\$\d", r"directly \('ok', .*\b(25|1009)\b"),
 }
 
 

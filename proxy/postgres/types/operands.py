@@ -29,7 +29,7 @@ from proxy.postgres.types.inet import CIDR, INET
 from proxy.postgres.types.integer import SIZES, Integer
 from proxy.postgres.types.numeric import Numeric, decimal_of
 from proxy.postgres.types.registry import codec_for
-from proxy.postgres.types.text import Text
+from proxy.postgres.types.text import Text, Varchar, characters
 
 NUMBER = -1  # as a literal's type: a bare number, whose own digits decide
 _STRINGS = frozenset({TEXT, VARCHAR, BPCHAR})
@@ -60,6 +60,14 @@ def assigned(
     if from_oid in _STRINGS:
         raise DataError(MISMATCH, f"column is of type {target.name} but expression is of type text")
     return target.coerce(binary, from_oid, typmod, ctx)
+
+
+def cut(kind: TypeCodec, binary: bytes, typmod: int) -> bytes:
+    """What an explicit cast to this type with a length or scale makes of its binary form: texts are
+    cut where an assignment would fail. DataError."""
+    if isinstance(kind, Varchar) and typmod >= 4:
+        binary = characters(binary)[: typmod - 4].encode()
+    return kind.check(binary, typmod)
 
 
 def _as_text(binary: bytes, from_oid: int, ctx: TextContext) -> bytes:
