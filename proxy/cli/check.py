@@ -12,6 +12,9 @@ from proxy.errors import ConfigError
 def check(
     config: Path = typer.Option(..., "--config", "-c", help="The configuration file."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+    online: bool = typer.Option(
+        False, "--online", help="Also ask the origins of sealed buckets what they honour."
+    ),
 ) -> None:
     """Check a configuration: every problem at once, each with file, line and what to write instead.
 
@@ -22,12 +25,27 @@ def check(
     loaded = checked(config)
     columns = loaded.postgres.columns if loaded.postgres else ()
     leaks = findings(columns)
+    missing = _missing(config, loaded) if online else {}
     if as_json:
-        typer.echo(json.dumps({"ok": True, "leakage": [vars_of(f) for f in leaks]}, indent=1))
+        document = {"ok": True, "leakage": [vars_of(f) for f in leaks]}
+        if online:
+            document["missing"] = missing
+        typer.echo(json.dumps(document, indent=1))
         return
     typer.echo(f"{config}: sound")
     for finding in leaks:
         typer.echo(f"  {finding.column}: {finding.text}")
+    for bucket, names in missing.items():
+        typer.echo(f"  {bucket}: its origin lacks {', '.join(names) if names else 'nothing'}")
+
+
+def _missing(path: Path, loaded: Config) -> dict[str, list[str]]:
+    """By bucket with a whole name that is not plain: what its origin does not honour."""
+    from proxy.cli.s3 import capabilities
+
+    rules = loaded.s3.buckets if loaded.s3 else ()
+    names = {r.bucket for r in rules if r.state != "plain" and not r.bucket.endswith("*")}
+    return {n: [c.name for c in capabilities(path, n) if not c.good] for n in sorted(names)}
 
 
 def vars_of(finding: object) -> dict[str, str]:

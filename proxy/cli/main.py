@@ -54,6 +54,11 @@ def _commands() -> None:
     from proxy.cli.keys import app as keys
 
     app.add_typer(keys, name="keys")
+    from proxy.cli import s3
+
+    app.add_typer(s3.app, name="s3")
+    app.command()(s3.verify)
+    app.command()(s3.rotate)
 
 
 def run() -> None:

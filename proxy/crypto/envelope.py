@@ -188,6 +188,16 @@ def open_envelope(text: str, bucket: str, key: str, find: Find) -> OpenedEnvelop
     return OpenedEnvelope(kind, ring_version_id, object_id, object_key, checksum)
 
 
+def envelope_ring_version(text: str) -> bytes:
+    """Which ring version it names, unopened. Of an upload's that is the version at Create; its keys
+    may be of a later one. IntegrityError where it is no envelope."""
+    data = _decode(text)
+    if len(data) < _PREFIX.size:
+        raise IntegrityError(_REFUSED)
+    version_id: bytes = _PREFIX.unpack_from(data)[2]
+    return version_id
+
+
 def _seal(
     version: RingVersion,
     bucket: str,

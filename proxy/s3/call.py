@@ -11,8 +11,8 @@ from typing import Protocol
 
 import structlog
 
-from proxy import metrics
-from proxy.config.model import BucketConfig, S3Config
+from proxy import metrics, native
+from proxy.config.model import BucketConfig, S3Config, SecretRef
 from proxy.keys.service import KeyService, RingKeys
 from proxy.policy.model import Action, Principal
 from proxy.s3 import etag, xml
@@ -51,6 +51,7 @@ _OURS = HOP_BY_HOP | {
     "amz-sdk-request",
     "x-forwarded-for",
 }
+_KEPT_ENVELOPES = 1024  # each takes a slot of the arena, of which at most a quarter
 _MAX_ERROR_BYTES = 256 * 1024
 _V2_QUERY = frozenset({"awsaccesskeyid", "signature", "expires"})
 # Of an origin's answer, what is about the connection or told anew by us.
@@ -114,6 +115,24 @@ class Services:
     keys: KeyService
     cache: ObjectCache
     envelopes: EnvelopeCache
+
+
+def services_of(
+    config: S3Config,
+    keys: KeyService,
+    resolve_secret: Callable[[SecretRef], str],
+    buffer: bytearray,
+) -> Services:
+    """Everything behind a configuration; `buffer` is shared by all connections of the loop."""
+    slots = int(str(native.arena_report()["slots"]))
+    return Services(
+        config,
+        Buckets(config.buckets),
+        {o.name: Origin(o, resolve_secret, buffer) for o in config.origins},
+        keys,
+        ObjectCache(),
+        EnvelopeCache(min(_KEPT_ENVELOPES, slots // 4)),
+    )
 
 
 class Call:

@@ -28,13 +28,10 @@ from proxy.config.model import S3Config, SecretRef
 from proxy.errors import AccessDenied, ConfigError, IntegrityError, KeyUnavailable, Unsupported
 from proxy.keys.service import KeyService
 from proxy.policy.model import Principal
-from proxy.s3.buckets import Buckets
-from proxy.s3.call import ObjectCache, ResponseWriter, Services
-from proxy.s3.envelopes import EnvelopeCache
+from proxy.s3.call import ResponseWriter, services_of
 from proxy.s3.message import Headers, Request, decoded
 from proxy.s3.operations import dispatch
 from proxy.s3.operations.post_object import is_form, post_object
-from proxy.s3.origin import Origin
 from proxy.s3.router import Target, bucket_of_host, target_of
 from proxy.s3.s3error import ClientGone, OriginFailed, S3Error
 from proxy.s3.sigv2 import is_v2, verify_v2
@@ -54,7 +51,6 @@ _LINGER_BYTES = 64 * 1024 * 1024
 _LINGER_SECONDS = 5.0
 _BACKLOG = 1024
 _SMALL_BODY_BYTES = 64 * 1024
-_KEPT_ENVELOPES = 1024  # each takes a slot of the arena, of which at most a quarter
 _NOBODY = Authenticated("", UNSIGNED, b"", "", "", "")
 ANONYMOUS = Principal("s3", "anonymous")
 _REASONS = {s.value: s.phrase for s in HTTPStatus}
@@ -298,14 +294,7 @@ class S3Gateway:
         self._date = (0, "")
         self._active = 0
         self._debug = bool(log.is_enabled_for(logging.DEBUG))
-        self._services = Services(
-            config,
-            Buckets(config.buckets),
-            {o.name: Origin(o, resolve_secret, self.buffer) for o in config.origins},
-            keys,
-            ObjectCache(),
-            EnvelopeCache(min(_KEPT_ENVELOPES, int(str(native.arena_report()["slots"])) // 4)),
-        )
+        self._services = services_of(config, keys, resolve_secret, self.buffer)
 
     # -- life --------------------------------------------------------------------------------------
 
