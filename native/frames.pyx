@@ -9,6 +9,15 @@
 # that need no Python are copied in runs; a buffer of nothing else is handed on as the very object
 # that came in. Names of statements and portals that need Python are in two dicts; a name in
 # neither cannot refer to anything protected.
+#
+# COPY. CopyData passes, or goes through the CopyStream of the entry at the head. Before the
+# server's CopyInResponse it is not known which: then it waits.
+#
+# An error that only the proxy sees (a value that does not open) must abort the transaction as one
+# of the server's would. So while rows wait to be opened nothing is sent that could not be undone
+# afterwards: no further segment, no Execute, and no Sync that ends a segment of several Executes
+# (`stalled`); and after the error a Bind that must fail goes to the server, before the client's
+# Sync, or, where that was sent, before its ReadyForQuery is passed on.
 
 K_PARSE = 1
 K_BIND = 2
@@ -22,6 +31,7 @@ K_STARTUP = 9
 K_POISON = 10  # a Bind that must fail: the client gets `cookie` (an ErrorResponse) in its place
 
 F_SWALLOW = 1  # ours: nothing of the answer goes to the client
+F_OPENS = 2  # its rows, or some of them, are opened
 
 
 class WireError(Exception):
@@ -75,6 +85,7 @@ cdef struct Stream:
     Py_ssize_t held  # length of the message shown to Python, 0: none
     Py_ssize_t skip  # bytes of a streamed message that are still to come
     bint drop  # ... and are dropped
+    bint feed  # ... by way of the COPY in progress
 
 
 cdef class Wire:
@@ -91,11 +102,18 @@ cdef class Wire:
     cdef bytes cbuf, sbuf
     cdef PgOut cout, sout
     cdef RowPlan opening  # whose rows were opened in this call
+    cdef CopyStream copying  # whose cells were sealed or opened in this call
+    cdef CopyStream copier  # of the COPY FROM STDIN in progress
+    cdef Py_ssize_t unopened  # entries in the FIFO that have F_OPENS
+    cdef Py_ssize_t executes  # Execute messages of the current segment
+    cdef bytes marker, instead  # an error that has `marker` in it is replaced by `instead`
+    cdef bytes abort_first  # sent before the client gets its ReadyForQuery
     cdef Py_ssize_t limit
     cdef dict statements, portals
     cdef bint hands_off
     cdef readonly bint server_skips
-    cdef readonly bint copy_in
+    cdef readonly bint copy_in  # the server reads CopyData
+    cdef readonly bint stalled  # the next client message waits for answers
     cdef readonly bint draining
     cdef readonly bint segment_open  # extended messages since the last Sync or Query
     cdef readonly unsigned long segment  # number of the current one
@@ -146,6 +164,11 @@ cdef class Wire:
             self.fifo = bigger
             self.capacity *= 2
             self.head = 0
+        if rows is not None and not (isinstance(rows, CopyStream)
+                                     and (<CopyStream>rows).sealing):
+            flags |= 2
+        if flags & 2:
+            self.unopened += 1
         e.kind = kind
         e.flags = flags
         e.cookie = NULL
@@ -161,6 +184,9 @@ cdef class Wire:
         self.segment_open = kind <= 5 or kind == 10
         if not self.segment_open:
             self.segment += 1
+            self.executes = 0
+        elif kind == 4:
+            self.executes += 1
         return 0
 
     cdef int _pop(self) except -1:
@@ -168,6 +194,8 @@ cdef class Wire:
         cdef object dead
         self.head = (self.head + 1) & (self.capacity - 1)
         self.count -= 1
+        if e.flags & 2:
+            self.unopened -= 1
         if e.cookie != NULL:
             dead = <object>e.cookie
             e.cookie = NULL
@@ -219,17 +247,67 @@ cdef class Wire:
             e.rows = <PyObject*>rows
             Py_INCREF(rows)
 
-    def drain(self):
+    def drain(self, bytes poison not None):
         """The client has been told of an error that the server does not know: swallow all that
-        follows up to ReadyForQuery, and what the client still sends before its Sync."""
+        follows up to ReadyForQuery, and what the client still sends before its Sync. `poison`, a
+        Bind that must fail, makes the server abort the transaction."""
         cdef Py_ssize_t i
         cdef uint8_t kind
         self.draining = True
         for i in range(self.count):
             kind = self.fifo[(self.head + i) & (self.capacity - 1)].kind
             if kind == 6 or kind == 7 or kind == 8:
+                self.abort_first = poison
                 return
         self.discard = True
+        self.put_server(poison)
+        self._push(10, 1, b"", None)
+
+    # ---- COPY ----------------------------------------------------------------------------------
+    def begin_copy(self, CopyStream stream):
+        """The held CopyInResponse or CopyOutResponse belongs to a COPY with this stream, or to none
+        that is protected. WireError: it is another than the stream's."""
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.sbuf) + self.s.pos
+        cdef Expected* e = &self.fifo[self.head]
+        if stream is not None and (
+                self.s.held < 8 or stream.sealing != (p[0] == 71) or p[5] != stream.binary
+                or pg_u16(p + 6) != stream.width):
+            raise WireError("server", "a COPY of another shape")
+        if p[0] == 71:
+            self.copier = stream
+            self._enter_copy_in()
+        elif e.kind == 7:
+            self.set_rows(stream)
+
+    def fail_copy(self, bytes message not None, bytes marker not None, bytes error not None):
+        """Ends the COPY FROM STDIN in progress: the server gets CopyFail `message`, with `marker` in
+        it, and the client `error` in place of the server's answer to it."""
+        self.copier = None
+        self.copy_in = False
+        self.put_server(message)
+        self.marker = marker
+        self.instead = error
+
+    cdef object _copy_run(self, bint last):
+        """Whole rows of the COPY in progress go to the server; an exception is returned."""
+        cdef Py_ssize_t start
+        cdef CopyStream stream = self.copier
+        self._flush_c()
+        self.copying = stream
+        start = self.cout.n
+        pg_room(&self.cout, 5)
+        self.cout.n += 5
+        try:
+            stream.run(&self.cout, last)
+        except Exception as error:
+            return error
+        finally:
+            if self.cout.n == start + 5:
+                self.cout.n = start
+            else:
+                self.cout.p[start] = 100
+                pg_put32(self.cout.p + start + 1, <uint32_t>(self.cout.n - start - 1))
+        return None
 
     cdef list _fail_segment(self):
         """The server discards everything up to Sync; cookies of what it discards."""
@@ -420,34 +498,65 @@ cdef class Wire:
         self._push(3, 0, cookie, None)
         return True
 
+    cdef bint _must_wait(self, const uint8_t* p, uint8_t t) noexcept:
+        """Rows wait to be opened: would this message reach what their failure could not undo?"""
+        if t == 88 or t == 72:
+            return False
+        if not self.segment_open:
+            return True
+        return t == 69 or t == 81 or t == 70 or (t == 83 and self.executes > 1)
+
     def client_next(self):
-        """The next client message that Python must see, or None."""
+        """The next client message that Python must see, or None.
+
+        A COPY row that cannot be sealed is shown as type 34 ('"') with the exception as payload,
+        nothing being held; unless `fail_copy` is called, it is tried again.
+        """
+        self.stalled = False
         try:
             return self._client_next()
         finally:
             if self.binding is not None:
                 self.binding.end_batch()
                 self.binding = None
+            self._end_copy_batch()
+
+    cdef int _end_copy_batch(self) except -1:
+        if self.copying is not None:
+            self.copying.end_batch()
+            self.copying = None
+        return 0
 
     cdef object _client_next(self):
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.cbuf)
         cdef Py_ssize_t n = PyBytes_GET_SIZE(self.cbuf), total, part
         cdef uint32_t length
         cdef uint8_t t
-        cdef bint show
+        cdef bint show, dead
+        cdef object failed
         if self.c.held:
             self.drop_client()
         while True:
+            if self.copier is not None and self.copier.again:
+                failed = self._copy_run(False)
+                if failed is not None:
+                    return (34, failed, None)
             if self.c.skip > 0:
                 part = n - self.c.pos
                 if part > self.c.skip:
                     part = self.c.skip
                 if self.c.drop:
                     self._flush_c()
+                if self.c.feed and self.copier is not None:
+                    self.copier.add(p + self.c.pos, part)
                 self.c.pos += part
                 self.c.skip -= part
                 if self.c.drop:
                     self.c.run = self.c.pos
+                if self.c.feed and self.copier is not None:
+                    failed = self._copy_run(False)
+                    if failed is not None:
+                        return (34, failed, None)
                 if self.c.skip > 0:
                     return None
             if n - self.c.pos < 5:
@@ -461,22 +570,41 @@ cdef class Wire:
                 if total - 1 > self.limit:
                     raise WireError("client", "message too large")
                 return None  # kept until the server is ready
+            dead = self.discard
+            if not self.hands_off and not dead and (t == 100 or t == 99 or t == 102):
+                # without a COPY the server ignores these three, so it need not see them
+                dead = not self.copy_in
+                if dead and self.count > 0 and not self.server_skips:
+                    self.stalled = True
+                    return None
             if t == 100 and not self.authenticating:  # CopyData, of any size
                 self.c.skip = total
-                self.c.drop = self.discard
+                self.c.drop = dead
+                self.c.feed = False
+                if self.copier is not None and not dead:
+                    self._flush_c()
+                    self.c.pos += 5
+                    self.c.run = self.c.pos
+                    self.c.skip = total - 5
+                    self.c.drop = self.c.feed = True
                 continue
             if total - 1 > self.limit:
                 raise WireError("client", "message too large")
             if n - self.c.pos < total:
                 return None
             show = False
-            if self.discard and t != 83 and t != 88:
+            if dead and t != 83 and t != 88:
                 self._flush_c()
                 self.c.pos += total
                 self.c.run = self.c.pos
-                if t == 99 or t == 102:
-                    self.copy_in = False
                 continue
+            if self.unopened > 0 and not self.server_skips and self._must_wait(p + self.c.pos, t):
+                self.stalled = True
+                return None
+            if self.copy_in and not self.hands_off and not (
+                    t == 99 or t == 102 or t == 72 or t == 83 or t == 88):
+                # the server gives up the connection (pq_startmsgread was under way)
+                raise WireError("client", "unexpected message type during COPY from stdin")
             if t == 66 or t == 69 or t == 68 or t == 67:  # Bind, Execute, Describe, Close
                 if t == 66 and self.fast and not self.server_skips and total >= 12 and (
                         self._fast_bind(p + self.c.pos, total)):
@@ -498,13 +626,20 @@ cdef class Wire:
                 self._sent(6)
             elif t == 72:  # Flush
                 pass
+            elif t == 102 and self.copier is not None:  # CopyFail; its text may quote data
+                show = True
             elif t == 99 or t == 102:  # CopyDone, CopyFail
+                if self.copier is not None:
+                    failed = self._copy_run(True)
+                    if failed is not None:
+                        return (34, failed, None)
+                    self.copier = None
                 self.copy_in = False
             elif self.hands_off and t == 80:  # Parse
                 self._sent(1)
             elif self.hands_off and t == 81:  # Query
                 self._sent(7)
-            elif t == 70 and not self.server_skips:  # FunctionCall
+            elif t == 70 and self.hands_off:  # FunctionCall
                 self._sent(8)
             else:
                 show = True
@@ -543,6 +678,7 @@ cdef class Wire:
             if self.opening is not None:
                 self.opening.end_batch()
                 self.opening = None
+            self._end_copy_batch()
 
     cdef object _server_next(self):
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.sbuf)
@@ -550,9 +686,9 @@ cdef class Wire:
         cdef uint32_t length
         cdef uint8_t t, kind, flags
         cdef Expected* e
-        cdef object cookie
-        cdef bytes body
-        cdef bint hide
+        cdef object cookie, error
+        cdef bytes body, swap
+        cdef bint hide, opens
         if self.s.held:
             self.drop_server()
         while True:
@@ -587,7 +723,12 @@ cdef class Wire:
             if t == 68 or t == 100:  # DataRow, CopyData
                 if kind != 4 and kind != 7:
                     raise WireError("server", "row without a statement")
-                if t == 100 or hide or e.rows == NULL:
+                opens = e.rows != NULL and not hide and (
+                    isinstance(<object>e.rows, RowPlan) if t == 68
+                    else isinstance(<object>e.rows, CopyStream))
+                if e.rows != NULL and not hide and not opens:
+                    raise WireError("server", "rows of another kind")
+                if not opens:
                     if not (t == 68 and (flags & 1) and not self.draining):
                         self.s.skip = total
                         self.s.drop = hide
@@ -599,15 +740,23 @@ cdef class Wire:
                 if flags & 1:
                     return self._show(total)
                 self._flush_s()
+                if t == 100:
+                    error = self._copy_out(<CopyStream>e.rows, p + self.s.pos + 5, total - 5)
+                    if error is not None:
+                        return (33, error, (<object>e.cookie if e.cookie != NULL else None,
+                                            <object>e.rows))
+                    self.s.pos += total
+                    self.s.run = self.s.pos
+                    continue
                 if self.opening is not <RowPlan>e.rows:
                     if self.opening is not None:
                         self.opening.end_batch()
                     self.opening = <RowPlan>e.rows
                 try:
                     (<RowPlan>e.rows).open_row(p + self.s.pos + 5, total - 5, &self.sout)
-                except Exception as error:
-                    return (33, error, (<object>e.cookie if e.cookie != NULL else None,
-                                        <object>e.rows))
+                except Exception as failed:
+                    return (33, failed, (<object>e.cookie if e.cookie != NULL else None,
+                                         <object>e.rows))
                 self.s.pos += total
                 self.s.run = self.s.pos
                 continue
@@ -616,12 +765,12 @@ cdef class Wire:
             if n - self.s.pos < total:
                 return None
             if t == 67 or t == 73 or t == 115:  # CommandComplete, EmptyQuery, PortalSuspended
-                if e.rows != NULL and not hide:
+                if e.rows != NULL and not hide and isinstance(<object>e.rows, RowPlan):
                     try:
                         body = (<RowPlan>e.rows).completion(p + self.s.pos + 5, total - 5) \
                             if t == 67 else None
-                    except RowShape as error:
-                        raise WireError("server", str(error)) from None
+                    except RowShape as failed:
+                        raise WireError("server", str(failed)) from None
                     (<RowPlan>e.rows).dropped = 0
                     if body is not None:
                         self.put_client(body)
@@ -642,9 +791,17 @@ cdef class Wire:
                     cookie = <object>e.cookie
                 self._pop()
                 self.status = PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, 1)
-                self.draining = False
                 self.copy_in = False
+                self.copier = None
+                self.instead = None
                 hide = flags & 1
+                if self.abort_first is not None:
+                    if not hide and self.status == b"T" and self.count == 0:
+                        self._abort_transaction(total)
+                        continue
+                    if not hide:
+                        self.abort_first = None
+                self.draining = False
                 if kind == 9:
                     self.authenticating = False
                     cookie = True
@@ -690,6 +847,13 @@ cdef class Wire:
                 body = PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, total - 5)
                 if kind != 10 and not hide:
                     _count_error(p + self.s.pos + 5, total - 5)
+                swap = None
+                if self.instead is not None:
+                    if self.marker in body and not hide:
+                        swap = self.instead
+                        hide = True
+                    self.instead = None
+                    self.copier = None
                 if kind == 10:
                     cookie = <object>e.cookie
                     self._skip_message(total)
@@ -702,6 +866,10 @@ cdef class Wire:
                         self.drop_server()
                     else:
                         self.forward_server()
+                    if swap is not None:
+                        self.put_client(swap)
+                    self.copy_in = False
+                    self.copier = None
                     cookie = self._fail_segment()
                     if flags & 1:
                         cookie.insert(0, True)  # the error was ours
@@ -716,7 +884,10 @@ cdef class Wire:
                     self._skip_message(total)
                 else:
                     self.s.pos += total
+                if swap is not None:
+                    self.put_client(swap)
                 self.copy_in = False
+                self.copier = None
                 if cookie is not None or kind == 0 or b"\0VFATAL\0" in body:
                     return (t, body, cookie)
                 continue
@@ -727,13 +898,23 @@ cdef class Wire:
                 body = PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, total - 5)
                 self.s.pos += total
                 return (t, body, None)
-            elif t == 71:  # CopyInResponse
+            elif t == 71 or t == 72:  # CopyInResponse, CopyOutResponse
                 if kind != 4 and kind != 7:
                     raise WireError("server", "copy without a statement")
-                self._enter_copy_in()
-            elif t == 72 or t == 99:  # CopyOutResponse, CopyDone
+                if not hide and (e.rows != NULL or e.cookie != NULL):
+                    self.s.held = total
+                    return (t, PyBytes_FromStringAndSize(<char*>p + self.s.pos + 5, total - 5),
+                            (<object>e.cookie if e.cookie != NULL else None,
+                             <object>e.rows if e.rows != NULL else None))
+                if t == 71:
+                    self._enter_copy_in()
+            elif t == 99:  # CopyDone
                 if kind != 4 and kind != 7:
                     raise WireError("server", "copy without a statement")
+                if e.rows != NULL and not hide and isinstance(<object>e.rows, CopyStream):
+                    if (<CopyStream>e.rows).rest:
+                        return (33, RowShape("a COPY row without end"),
+                                (<object>e.cookie if e.cookie != NULL else None, <object>e.rows))
             elif t == 86:  # FunctionCallResponse
                 if kind != 8:
                     raise WireError("server", "unexpected FunctionCallResponse")
@@ -751,6 +932,37 @@ cdef class Wire:
             if cookie is not None:
                 return (t, body, cookie)
 
+    cdef int _abort_transaction(self, Py_ssize_t total) except -1:
+        """In place of ReadyForQuery 'T': the server aborts its transaction first."""
+        self._skip_message(total)
+        self.put_server(self.abort_first)
+        self.put_server(b"S\0\0\0\4")
+        self.abort_first = None
+        self._push(10, 1, b"", None)
+        self._push(6, 0, None, None)
+        self.status = b"E"
+        return 0
+
+    cdef object _copy_out(self, CopyStream stream, const uint8_t* p, Py_ssize_t n):
+        """One message of COPY TO STDOUT becomes one; an exception is returned."""
+        cdef Py_ssize_t start = self.sout.n
+        self.copying = stream
+        pg_room(&self.sout, 5)
+        self.sout.n += 5
+        try:
+            if not stream.again:
+                stream.add(p, n)
+            stream.run(&self.sout, False)
+        except Exception as error:
+            return error
+        finally:
+            if self.sout.n == start + 5:
+                self.sout.n = start
+            else:
+                self.sout.p[start] = 100
+                pg_put32(self.sout.p + start + 1, <uint32_t>(self.sout.n - start - 1))
+        return None
+
     cdef tuple _show(self, Py_ssize_t total):
         cdef Expected* e = &self.fifo[self.head]
         self.s.held = total
@@ -762,8 +974,6 @@ cdef class Wire:
         """Sync that the server reads before CopyDone is ignored by it (protocol-flow, "COPY
         Operations"): libpq sends one with the Execute and another behind CopyDone."""
         cdef Py_ssize_t i, kept
-        if self.fifo[self.head].kind == 7:
-            return 0
         self.copy_in = True
         while self.count > 1 and self.fifo[(self.head + 1) & (self.capacity - 1)].kind == 6:
             # remove the entry behind the head: move the head up by one

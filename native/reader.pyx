@@ -44,7 +44,7 @@ cdef uint8_t* pg_room(PgOut* out, Py_ssize_t need) except NULL:
     cdef uint8_t* q
     if need < 0 or need > <Py_ssize_t>0x7FFFFFFF:
         raise MemoryError("message too large")
-    if cap - out.n < need:
+    if out.p == NULL or cap - out.n < need:
         if cap < 4096:
             cap = 4096
         while cap - out.n < need:

@@ -96,6 +96,35 @@ cdef Py_ssize_t pg_open_value(object codec, const uint8_t* value, Py_ssize_t n,
     return PyBytes_GET_SIZE(plain)
 
 
+cdef Py_ssize_t pg_render(int kind, object call, Py_ssize_t got, PgOut* out,
+                          Py_ssize_t gap) except -1:
+    """Turns the binary value that lies `gap` bytes behind the end of `out`, `got` bytes long and with
+    room for 20, into what the client gets; its length. Behind ROW_CALL the buffer may have moved."""
+    cdef uint8_t* q = out.p + out.n + gap
+    cdef int64_t number
+    cdef bytes rendered
+    if kind == 2:
+        if got == 2:
+            number = <int16_t>pg_u16(q)
+        elif got == 4:
+            number = <int32_t>pg_u32(q)
+        elif got == 8:
+            number = <int64_t>((<uint64_t>pg_u32(q) << 32) | pg_u32(q + 4))
+        else:
+            raise RowShape("integer width")
+        return _decimal(number, q)
+    if kind == 3:
+        if got != 1:
+            raise RowShape("boolean width")
+        q[0] = 116 if q[0] else 102
+    elif kind == 9:
+        rendered = call(PyBytes_FromStringAndSize(<char*>q, got))
+        got = PyBytes_GET_SIZE(rendered)
+        q = pg_room(out, got + gap) + gap
+        memcpy(q, PyBytes_AS_STRING(rendered), got)
+    return got
+
+
 cdef class RowPlan:
     """How the rows of one result are opened.
 
@@ -173,8 +202,6 @@ cdef class RowPlan:
         cdef const uint8_t* value
         cdef uint8_t* opened
         cdef int kind
-        cdef int64_t number
-        cdef bytes rendered
         cdef object codec
         cdef list checked = None
         self.failed = -1
@@ -252,25 +279,8 @@ cdef class RowPlan:
                     checked.append(PyBytes_FromStringAndSize(<char*>q, got))
                     OPENSSL_cleanse(q, got)
                     continue
-                if kind == 2:
-                    if got == 2:
-                        number = <int16_t>pg_u16(q)
-                    elif got == 4:
-                        number = <int32_t>pg_u32(q)
-                    elif got == 8:
-                        number = <int64_t>((<uint64_t>pg_u32(q) << 32) | pg_u32(q + 4))
-                    else:
-                        raise RowShape("integer width")
-                    got = _decimal(number, q)
-                elif kind == 3:
-                    if got != 1:
-                        raise RowShape("boolean width")
-                    q[0] = 116 if q[0] else 102
-                elif kind == 9:
-                    rendered = self.renders[i](PyBytes_FromStringAndSize(<char*>q, got))
-                    got = PyBytes_GET_SIZE(rendered)
-                    q = pg_room(out, got + 4) + 4
-                    memcpy(q, PyBytes_AS_STRING(rendered), got)
+                got = pg_render(kind, self.renders[i], got, out, 4)
+                q = out.p + out.n + 4
                 pg_put32(q - 4, <uint32_t>got)
                 out.n += got + 4
             if pos != n:

@@ -1,6 +1,6 @@
 """Types of the compiled module. native/_native.pyx includes the parts named in each heading."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 # ---- arena.pyx -------------------------------------------------------------------------------
@@ -159,6 +159,44 @@ class RowPlan:
     def filter(self, hidden: int, test: Callable[[list[bytes | None]], bool]) -> None: ...
     def value_lost(self, index: int) -> None: ...
 
+# ---- copy.pyx: the data of one COPY; the semantics are in the file ------------------------------
+COPY_TEXT_FORMAT: int
+COPY_CSV_FORMAT: int
+COPY_BINARY_FORMAT: int
+
+class CopyBad(ValueError): ...  # (the server's message, hint)
+
+class CopyStream:
+    line: int
+    failed: int
+    again: bool
+    def __init__(
+        self,
+        columns: Sequence[
+            tuple[ColumnCodec | None, int, Callable[[bytes], bytes] | bytes | None, int] | None
+        ],
+        sealing: bool,
+        form: int,
+        *,
+        limit: int,
+        delimiter: bytes = ...,
+        null: bytes = ...,
+        quote: bytes = ...,
+        escape: bytes = ...,
+        default: bytes | None = None,
+        header: Sequence[bytes] | None = None,
+        pass_header: bool = False,
+        check_header: Callable[[list[bytes | None]], None] | None = None,
+        force_first: Iterable[int] = (),
+        force_null: Iterable[int] = (),
+        marker: bool = True,
+    ) -> None: ...
+    @property
+    def rest(self) -> bool: ...
+    def renew(self, codecs: Sequence[ColumnCodec | None]) -> None: ...
+    def value_lost(self, index: int) -> None: ...
+    def feed(self, data: bytes, last: bool = False) -> bytes: ...
+
 class WireError(Exception):
     side: str  # "client" | "server"
 
@@ -168,6 +206,7 @@ class Wire:
     status: bytes
     server_skips: bool
     copy_in: bool
+    stalled: bool
     draining: bool
     discard: bool
     authenticating: bool
@@ -191,12 +230,18 @@ class Wire:
     @property
     def server_buffered(self) -> int: ...
     def expect(
-        self, kind: int, flags: int = 0, cookie: object = None, rows: RowPlan | None = None
+        self,
+        kind: int,
+        flags: int = 0,
+        cookie: object = None,
+        rows: RowPlan | CopyStream | None = None,
     ) -> bool: ...
-    def set_rows(self, rows: RowPlan | None) -> None: ...
-    def drain(self) -> None: ...
+    def set_rows(self, rows: RowPlan | CopyStream | None) -> None: ...
+    def drain(self, poison: bytes) -> None: ...
+    def begin_copy(self, stream: CopyStream | None) -> None: ...
+    def fail_copy(self, message: bytes, marker: bytes, error: bytes) -> None: ...
     def client_feed(self, data: bytes) -> None: ...
-    def client_next(self) -> tuple[int, bytes, None] | None: ...
+    def client_next(self) -> tuple[int, Any, None] | None: ...
     def server_feed(self, data: bytes) -> None: ...
     def server_next(self) -> tuple[int, Any, Any] | None: ...
     def forward_client(self) -> None: ...

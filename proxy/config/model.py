@@ -278,6 +278,9 @@ class PostgresConfig(_Model):
     keepalive: Keepalive = Keepalive()
     catalog: CatalogAccess
     columns: tuple[ColumnConfig, ...] = ()
+    # fast-path function calls (libpq's PQfn, large objects of some drivers) in that database: their
+    # arguments are not looked at
+    fast_path_calls: bool = False
     limits: PostgresLimits = PostgresLimits()
 
 

@@ -10,7 +10,6 @@ transaction state and ReadyForQuery are the server's own.
 from __future__ import annotations
 
 import re
-import secrets
 from typing import TYPE_CHECKING
 
 from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
@@ -18,13 +17,22 @@ from proxy.metrics import pg_statements_total
 from proxy.native import NativeError
 from proxy.postgres import sqlstate
 from proxy.postgres.checks import Operands
+from proxy.postgres.copy_data import (
+    CopyData,
+    context_of,
+    copy_error,
+    copy_stream,
+    needed_for_copy,
+)
 from proxy.postgres.fast import fast_bind
 from proxy.postgres.messages import (
     BIND,
     CLOSE,
+    COPY_FAIL,
     DESCRIBE,
     EXECUTE,
     FLUSH_MESSAGE,
+    FUNCTION_CALL,
     PARSE,
     QUERY,
     SYNC_MESSAGE,
@@ -41,10 +49,18 @@ from proxy.postgres.needs import Injection, Wait
 from proxy.postgres.plan import Effect, Plan, Refusal, StatementPlan, UnknownColumns, Use
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
 from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, ProtectedColumn
-from proxy.postgres.statements import Names, Portal, Statement, Uncertain
+from proxy.postgres.statements import (
+    POISON,
+    POISON_NAME,
+    Names,
+    Portal,
+    Statement,
+    Uncertain,
+)
 from proxy.postgres.types.base import DataError, TextContext
 from proxy.postgres.values import (
     Codecs,
+    ResultRows,
     needed_for_bind,
     needed_for_rows,
     needed_for_text,
@@ -56,12 +72,12 @@ from proxy.postgres.values import (
 )
 
 if TYPE_CHECKING:
-    from proxy.native import Wire
+    from proxy.native import RowPlan, Wire
     from proxy.postgres.session import Session
 
 K_PARSE, K_BIND, K_DESCRIBE, K_EXECUTE, K_CLOSE, K_SYNC, K_QUERY = 1, 2, 3, 4, 5, 6, 7
-K_POISON = 10
-POISON_NAME = b"sealgate refused " + secrets.token_hex(8).encode()
+K_FUNCTION, K_POISON = 8, 10
+F_OPENS = 2
 _LOCAL = frozenset({Effect.SCHEMA_CHANGED, Effect.SETTINGS_CHANGED})
 _CLEARS = re.compile(rb"\b(deallocate|discard)\b", re.IGNORECASE)
 _EXECUTES = re.compile(rb"\b(execute)\b", re.IGNORECASE)
@@ -83,7 +99,7 @@ class ClientSide:
             self._session.finished = True
             wire.forward_client()
             return
-        if wire.server_skips:
+        if wire.server_skips or wire.discard:
             wire.drop_client()  # the server would discard it, too, but would have seen it
             return
         try:
@@ -99,6 +115,10 @@ class ClientSide:
                 self._execute(payload)
             elif kind == CLOSE:
                 self._close(payload)
+            elif kind == FUNCTION_CALL:
+                self._function_call()
+            elif kind == COPY_FAIL:
+                self._copy_fail(payload)
             else:
                 raise Malformed(f"invalid frontend message type {kind}")
         except Uncertain:
@@ -127,9 +147,9 @@ class ClientSide:
 
     def _refuse(self, error: bytes, kind: int) -> None:
         wire = self._wire
-        wire.put_server(Bind(b"", POISON_NAME, (), (), ()).message())
+        wire.put_server(POISON)
         wire.expect(K_POISON, 0, error)
-        if kind == QUERY:
+        if kind in (QUERY, FUNCTION_CALL):
             wire.put_server(SYNC_MESSAGE)
             wire.expect(K_SYNC)
         else:
@@ -153,7 +173,7 @@ class ClientSide:
             return
         uses = set()
         for s in plan.statements:
-            uses |= needed_for_text(s) | needed_for_rows(s.outputs)
+            uses |= needed_for_text(s) | needed_for_rows(s.outputs) | needed_for_copy(s.copy)
         codecs = session.codecs(uses)
         ctx = session.text_context
         conforming = session.settings.standard_conforming_strings
@@ -161,24 +181,72 @@ class ClientSide:
             render_text(s.segments, codecs, ctx, conforming, several_keys(s, codecs))
             for s in plan.statements
         )
-        rows = tuple(
-            None
-            if s.outputs is None or not any(s.outputs)
-            else result_rows(
-                s.outputs,
-                (0,) * len(s.visible or ()),
-                codecs,
-                ctx,
-                True,
-                s.check,
-                Operands((), (), (), ctx),
-            )  # fmt: skip
-            for s in plan.statements
-        )
+        rows = tuple(self._answer_rows(s, codecs) for s in plan.statements)
+        opens = any(r is not None and not (isinstance(r, CopyData) and r.inwards) for r in rows)
         wire.put_server(frame(QUERY, text + b"\0"))
-        wire.expect(K_QUERY, 0, QueryAnswer(plan.statements, rows, clears))
+        answer = QueryAnswer(plan.statements, rows, clears)
+        wire.expect(K_QUERY, F_OPENS if opens else 0, answer)
         wire.drop_client()
         self._effects(plan.statements, sql)
+
+    def _answer_rows(self, plan: StatementPlan, codecs: Codecs) -> ResultRows | CopyData | None:
+        """How the rows of one statement of a simple Query are treated."""
+        if plan.copy is not None:
+            return self._copy_stream(plan, codecs)
+        if plan.outputs is None or not any(plan.outputs):
+            return None
+        formats = (0,) * len(plan.visible or ())
+        ctx = self._session.text_context
+        operands = Operands((), (), (), ctx)
+        return result_rows(plan.outputs, formats, codecs, ctx, True, plan.check, operands)
+
+    def _copy_stream(self, plan: StatementPlan, codecs: Codecs) -> CopyData:
+        assert plan.copy is not None
+        session = self._session
+        return copy_stream(
+            plan.copy,
+            codecs,
+            session.text_context,
+            session.site.config.limits.max_message_bytes,
+            session.settings.server_version,
+        )
+
+    def _function_call(self) -> None:
+        if not self._session.site.config.fast_path_calls:
+            raise Refusal(
+                sqlstate.FEATURE_NOT_SUPPORTED,
+                "fast-path function calls are not allowed in a database with protected columns",
+                hint="Call the function with SELECT, or set postgres.fast_path_calls.",
+            )
+        self._wire.expect(K_FUNCTION)
+        self._wire.forward_client()
+
+    # ---- COPY FROM STDIN -----------------------------------------------------------------------
+    def copy_failed(self, stream: CopyData, error: Exception) -> None:
+        """A row could not be sealed: the COPY fails on the server, too."""
+        self._end_copy(copy_error(stream, error))
+
+    def copy_keys_gone(self, stream: CopyData) -> None:
+        message = "the keys of a protected column are unavailable"
+        self._end_copy(error_response(sqlstate.SYSTEM_ERROR, message, context=context_of(stream)))
+
+    def _copy_fail(self, payload: bytes) -> None:
+        """The client gives up. Its reason may quote data, so the server is not told."""
+        stream = self._session.copying
+        assert stream is not None
+        reason, _ = c_string(payload, 0)
+        self._wire.drop_client()
+        self._end_copy(
+            error_response(
+                sqlstate.QUERY_CANCELED,
+                f"COPY from stdin failed: {reason.decode('utf-8', 'replace')}",
+                context=f"COPY {stream.plan.relation}, line {stream.line + 1}",
+            )
+        )
+
+    def _end_copy(self, error: bytes) -> None:
+        self._session.copying = None
+        self._wire.fail_copy(frame(COPY_FAIL, POISON_NAME + b"\0"), POISON_NAME, error)
 
     # ---- extended protocol ---------------------------------------------------------------------
     def _parse(self, message: Parse) -> None:
@@ -331,7 +399,11 @@ class ClientSide:
         else:
             statement = portal.statement
             cookie = QueryAnswer((), (), True) if statement.clears_statements else None
-            wire.expect(K_EXECUTE, 0, cookie, portal.rows)
+            rows: RowPlan | CopyData | None = portal.rows
+            if statement.plan.copy is not None:
+                codecs = session.codecs(needed_for_copy(statement.plan.copy))
+                rows = self._copy_stream(statement.plan, codecs)
+            wire.expect(K_EXECUTE, 0, cookie, rows)
             self._effects((statement.plan,), b"")
         wire.forward_client()
 

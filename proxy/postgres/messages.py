@@ -14,14 +14,16 @@ from proxy.errors import SealgateError
 # Frontend types
 BIND, CLOSE, DESCRIBE, EXECUTE = 0x42, 0x43, 0x44, 0x45
 FLUSH, FUNCTION_CALL, PARSE, QUERY, SYNC = 0x48, 0x46, 0x50, 0x51, 0x53
-TERMINATE, PASSWORD = 0x58, 0x70
+TERMINATE, PASSWORD, COPY_FAIL = 0x58, 0x70, 0x66
 # Backend types
 AUTHENTICATION, BACKEND_KEY_DATA, ERROR_RESPONSE, READY_FOR_QUERY = 0x52, 0x4B, 0x45, 0x5A
 PARSE_COMPLETE, BIND_COMPLETE, CLOSE_COMPLETE, COMMAND_COMPLETE = 0x31, 0x32, 0x33, 0x43
 ROW_DESCRIPTION, PARAMETER_DESCRIPTION, NO_DATA, DATA_ROW = 0x54, 0x74, 0x6E, 0x44
 NEGOTIATE_PROTOCOL_VERSION, NOTICE_RESPONSE = 0x76, 0x4E
 PARAMETER_STATUS, EMPTY_QUERY, PORTAL_SUSPENDED = 0x53, 0x49, 0x73
+COPY_IN_RESPONSE, COPY_OUT_RESPONSE = 0x47, 0x48
 ROW_FAILED = 33  # native: a row that did not open
+COPY_FAILED = 34  # native: a row of COPY FROM STDIN that was not sealed
 
 SYNC_MESSAGE = b"S\x00\x00\x00\x04"
 FLUSH_MESSAGE = b"H\x00\x00\x00\x04"
@@ -43,6 +45,7 @@ def error_response(
     severity: str = "ERROR",
     hint: str = "",
     detail: str = "",
+    context: str = "",
     position: int = 0,
 ) -> bytes:
     """A whole ErrorResponse; `position` is 1-based in characters, 0 means none."""
@@ -51,6 +54,8 @@ def error_response(
         fields.append(("D", detail))
     if hint:
         fields.append(("H", hint))
+    if context:
+        fields.append(("W", context))
     if position:
         fields.append(("P", str(position)))
     body = b"".join(k.encode() + v.replace("\0", "").encode() + b"\0" for k, v in fields)

@@ -166,6 +166,34 @@ class Effect(Enum):
 
 
 @dataclass(frozen=True)
+class CopyPlan:
+    """The data stream of a COPY with protected columns (PostgreSQL documentation, COPY).
+
+    `columns`: name and provenance (None = passes) of every cell, in order. `relation` is what the
+    server calls the table in its CONTEXT; empty for COPY (query). `form`: native.COPY_*_FORMAT.
+    `header`: "", "yes" or "match". The `force_*` hold indexes of columns.
+    """
+
+    relation: str
+    inwards: bool  # FROM STDIN
+    form: int
+    columns: tuple[tuple[str, ProtectedColumn | None], ...]
+    delimiter: bytes = b"\t"
+    null: bytes = b"\\N"
+    quote: bytes = b'"'
+    escape: bytes = b'"'
+    default: bytes | None = None
+    header: str = ""
+    force_quote: frozenset[int] = frozenset()
+    force_not_null: frozenset[int] = frozenset()
+    force_null: frozenset[int] = frozenset()
+
+    @property
+    def outputs(self) -> tuple[ProtectedColumn | None, ...]:
+        return tuple(column for _, column in self.columns)
+
+
+@dataclass(frozen=True)
 class StatementPlan:
     """One statement of the client's text.
 
@@ -193,6 +221,7 @@ class StatementPlan:
     # columns whose stored tags are compared with each other, or with one tag alone: what the
     # statement says is true only while they have one index key
     compared: frozenset[ProtectedColumn] = field(default_factory=frozenset)
+    copy: CopyPlan | None = None
 
     @property
     def visible(self) -> tuple[ProtectedColumn | None, ...] | None:
@@ -213,7 +242,7 @@ class Plan:
     @property
     def transparent(self) -> bool:
         """Nothing protected is touched: the client's bytes are forwarded as they came."""
-        return not any(s.rewritten or s.outputs for s in self.statements)
+        return not any(s.rewritten or s.outputs or s.copy for s in self.statements)
 
 
 class Refusal(Exception):

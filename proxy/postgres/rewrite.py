@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from proxy.native import Watch
-from proxy.postgres import dml
+from proxy.postgres import copy, dml
 from proxy.postgres.ddl import Ddl
 from proxy.postgres.edits import Edits
 from proxy.postgres.grammar import Node, SyntaxProblem, Text, inner, kind
 from proxy.postgres.names import Names, Sealed
-from proxy.postgres.plan import Effect, Plan, Refusal, SessionContext, StatementPlan
+from proxy.postgres.plan import CopyPlan, Effect, Plan, Refusal, SessionContext, StatementPlan
 from proxy.postgres.predicates import refuse
 from proxy.postgres.query import Output, Query, relations_in
 from proxy.postgres.snapshot import Snapshot
@@ -148,13 +148,17 @@ def _statement(
     if which in _ANALYSED and not _concerned(node, names):
         return replace(_forwarded(text.sql, start, end, command, effects), free=free)
     edits = Edits()
+    copied: CopyPlan | None = None
     try:
-        outputs = analyse(text, node, names, edits)
+        if which == "copy_stmt":
+            outputs, copied = None, _copy(text, node.copy_stmt, names, edits)
+        else:
+            outputs = analyse(text, node, names, edits)
         segments, params, clients = edits.result(text.sql, start, end, oids)
     except (AssertionError, IndexError, RecursionError, SyntaxProblem):
         # an invariant of ours does not hold for this form: then nothing is proven
         raise refuse("statement", None, "this form of statement") from None
-    if which in _ANALYSED:
+    if which in _ANALYSED or which == "copy_stmt":
         _all_seen(node, names)
     origins = [o.origin if isinstance(o.origin, Sealed) else None for o in outputs or []]
     sealed = tuple(None if o is None else o.column for o in origins)
@@ -180,6 +184,7 @@ def _statement(
         check if which == "select_stmt" else None,
         shown if any(shown) else None,
         frozenset(edits.compared),
+        copied,
     )
 
 
@@ -192,6 +197,14 @@ def _may_set_config(sql: bytes) -> bool:
     """Whether the text may call set_config(): SET in a SELECT, as pg_dump does it."""
     low = sql.lower()
     return b"set_config" in low or b'u&"' in low
+
+
+def _copy(text: Text, statement: Node, names: Names, edits: Edits) -> CopyPlan | None:
+    query = Query(text, edits, names)
+    outputs: list[Output] | None = None
+    if statement.query.ByteSize():
+        outputs = analyse(text, statement.query, names, edits) or []
+    return copy.plan(query, statement, outputs)
 
 
 def _all_seen(node: Node, names: Names) -> None:

@@ -11,12 +11,15 @@ import structlog
 from proxy.metrics import pg_integrity_failures_total
 from proxy.native import FastDescribe, KeyGone
 from proxy.postgres import auth, sqlstate
+from proxy.postgres.copy_data import CopyData
 from proxy.postgres.messages import (
     AUTHENTICATION,
     BACKEND_KEY_DATA,
     BIND_COMPLETE,
     CLOSE_COMPLETE,
     COMMAND_COMPLETE,
+    COPY_IN_RESPONSE,
+    COPY_OUT_RESPONSE,
     DATA_ROW,
     EMPTY_QUERY,
     ERROR_RESPONSE,
@@ -40,7 +43,7 @@ from proxy.postgres.messages import (
 from proxy.postgres.needs import Injection
 from proxy.postgres.plan import StatementPlan
 from proxy.postgres.snapshot import BYTEA, ProtectedColumn
-from proxy.postgres.statements import Change, Portal, Statement
+from proxy.postgres.statements import POISON, Change, Portal, Statement
 from proxy.postgres.values import ResultRows
 
 if TYPE_CHECKING:
@@ -56,7 +59,7 @@ class QueryAnswer:
     """What is expected for a simple Query: its statements, their row plans, and where we are."""
 
     statements: tuple[StatementPlan, ...]
-    rows: tuple[ResultRows | None, ...]
+    rows: tuple[ResultRows | CopyData | None, ...]
     clears: bool = False  # DEALLOCATE or DISCARD is in it
     index: int = 0
 
@@ -98,6 +101,8 @@ class ServerSide:
                 cookie.done()
                 if kind == BIND_COMPLETE:
                     wire.watch_ready = True  # portals end with the transaction
+        elif kind in (COPY_IN_RESPONSE, COPY_OUT_RESPONSE):
+            self._copy_begins(cookie)
         elif kind == ROW_DESCRIPTION:
             self._row_description(payload, cookie)
         elif kind == PARAMETER_DESCRIPTION:
@@ -156,6 +161,17 @@ class ServerSide:
         wire.put_client(told)
         wire.drop_server()
 
+    def _copy_begins(self, cookie: object) -> None:
+        session = self._session
+        assert isinstance(cookie, tuple)
+        answer, stream = cookie
+        if isinstance(answer, QueryAnswer) and answer.index < len(answer.rows):
+            stream = answer.rows[answer.index]
+        stream = stream if isinstance(stream, CopyData) else None
+        session.wire.begin_copy(stream)
+        session.copying = stream
+        session.wire.forward_server()
+
     def _parameter_description(self, payload: bytes, cookie: object) -> None:
         wire = self._session.wire
         plan = cookie.statement.plan if isinstance(cookie, DescribeStatement) else None
@@ -187,11 +203,11 @@ class ServerSide:
     def _row_failed(self, error: object, cookie: object) -> None:
         assert isinstance(cookie, tuple)
         rows = cookie[1]
-        if isinstance(error, KeyGone) and isinstance(rows, ResultRows):
+        if isinstance(error, KeyGone) and isinstance(rows, ResultRows | CopyData):
             self._session.renew_rows(rows)
             return
         column = None
-        if isinstance(rows, ResultRows) and 0 <= rows.failed < len(rows.outputs):
+        if isinstance(rows, ResultRows | CopyData) and 0 <= rows.failed < len(rows.outputs):
             column = rows.outputs[rows.failed]
         pg_integrity_failures_total.inc()
         log.error(
@@ -210,7 +226,7 @@ class ServerSide:
                 sqlstate.DATA_CORRUPTED, f"the value of protected column{name} cannot be opened"
             )
         )
-        wire.drain()
+        wire.drain(POISON)
 
     def keys_gone(self, error: Exception) -> None:
         """Keys left the cache while rows were coming, and cannot be had again now."""
@@ -218,7 +234,7 @@ class ServerSide:
         wire.put_client(
             error_response(sqlstate.SYSTEM_ERROR, "the keys of a protected column are unavailable")
         )
-        wire.drain()
+        wire.drain(POISON)
 
     # ---- endings -------------------------------------------------------------------------------
     def _ready(self, cookie: object) -> None:

@@ -14,12 +14,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from proxy.errors import AccessDenied, KeyUnavailable, SealgateError
-from proxy.native import Wire
-from proxy.policy.model import Principal
+from proxy.native import KeyGone, Wire
+from proxy.policy.model import Action, Principal
 from proxy.postgres import settings as settings_module
 from proxy.postgres import sqlstate
 from proxy.postgres.client_side import ClientSide, inject
-from proxy.postgres.messages import FLUSH_MESSAGE, TERMINATE
+from proxy.postgres.copy_data import CopyData, needed_for_copy
+from proxy.postgres.messages import COPY_FAILED, FLUSH_MESSAGE, TERMINATE
 from proxy.postgres.needs import Injection, KeysWanted, Need, SnapshotWanted, Use, Wait
 from proxy.postgres.plan import Refusal, SessionContext
 from proxy.postgres.server_side import CANCELED, ServerSide
@@ -87,7 +88,10 @@ class Session:
         self._wait: Wait | None = None
         self._injection: Injection | None = None
         self._leftover = False
-        self._rows: ResultRows | None = None  # rows that wait for their keys
+        self._rows: ResultRows | CopyData | None = None  # rows that wait for their keys
+        self.copying: CopyData | None = None  # COPY FROM STDIN in progress, or the last
+        self._copy_waits = False  # ... for its keys
+        self._flushed = False  # for the stall at hand
         self._granted: dict[Use, ColumnCodec] = {}
         self._local: Snapshot | None = None  # schema as an open transaction sees it
         self._schema_stale = False
@@ -115,15 +119,35 @@ class Session:
             self._server.event(*event)
         if self._message is not None:
             self._retry()
+        elif wire.stalled:
+            self._run_client()
 
     def _run_client(self) -> None:
         wire = self.wire
+        if self._copy_waits:
+            return
         while self._message is None and (event := wire.client_next()) is not None:
             kind, payload, _ = event
+            if kind == COPY_FAILED:
+                self._copy_failed(payload)
+                if self._copy_waits:
+                    return
+                continue
             if not self.protected or wire.authenticating:
                 self._plain(kind, payload)
                 continue
             self._handle(kind, payload)
+
+        if wire.stalled and not self._flushed and wire.segment_open:
+            wire.put_server(FLUSH_MESSAGE)
+        self._flushed = wire.stalled
+
+    def _copy_failed(self, error: Exception) -> None:
+        assert self.copying is not None
+        if isinstance(error, KeyGone):
+            self._copy_waits = True  # `resolve` goes on
+        else:
+            self._client.copy_failed(self.copying, error)
 
     def _plain(self, kind: int, payload: bytes) -> None:
         """Start-up, and databases in which nothing is protected."""
@@ -169,6 +193,8 @@ class Session:
         """What the surroundings must fetch before the session can go on."""
         if self._rows is not None:
             return self._keys_wanted(needed_for_rows(self._rows.outputs))
+        if self._copy_waits and self.copying is not None:
+            return self._keys_wanted(needed_for_copy(self.copying.plan))
         if self._wait is not None and isinstance(self._wait.on, KeysWanted | SnapshotWanted):
             return self._wait.on
         return None
@@ -187,6 +213,18 @@ class Session:
                 self._granted = {}
             self._run_server()
             return
+        if self._copy_waits and self.copying is not None:
+            self._copy_waits = False
+            stream, granted = self.copying, self._granted
+            self._granted = {}
+            if isinstance(result, SealgateError):
+                self._client.copy_keys_gone(stream)
+            else:
+                stream.renew(
+                    [None if c is None else granted[c, Action.SEAL] for c in stream.outputs]
+                )
+            self._run_client()
+            return
         if isinstance(need, SnapshotWanted):
             self.wire.fast.clear()
             self._schema_stale = isinstance(result, SealgateError)
@@ -203,13 +241,14 @@ class Session:
 
     @property
     def waiting(self) -> bool:
-        return self._message is not None or self.wire.authenticating
+        wire = self.wire
+        return self._message is not None or self._copy_waits or wire.stalled or wire.authenticating
 
     @property
     def rows_waiting(self) -> bool:
         return self._rows is not None
 
-    def renew_rows(self, rows: ResultRows) -> None:
+    def renew_rows(self, rows: ResultRows | CopyData) -> None:
         """The keys of these rows left the cache while rows were coming."""
         self._rows = rows
 
@@ -289,8 +328,8 @@ class Session:
         self._leftover = injection.lost
         if injection.canceled:
             raise Refusal(sqlstate.QUERY_CANCELED, CANCELED)
-        if injection.lost and not injection.failed:
-            return
+        if not injection.failed and (injection.lost or injection.value is None):
+            return  # the server never came to it
         if injection.failed or injection.value is None:
             raise Refusal(sqlstate.SYSTEM_ERROR, "the session's settings and schema cannot be read")
         self.wire.fast.clear()

@@ -80,6 +80,12 @@ class Settings:
         return self.reported.get("standard_conforming_strings", "on") == "on"
 
     @property
+    def server_version(self) -> int:
+        """The major version; 0 if not known."""
+        digits = self.reported.get("server_version", "").partition(".")[0]
+        return int(digits) if digits.isdecimal() else 0
+
+    @property
     def client_encoding(self) -> str:
         return self.reported.get("client_encoding", "UTF8")
 

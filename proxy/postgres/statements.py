@@ -9,14 +9,20 @@ for later segments the name is uncertain until the answer is there.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from proxy.native import RowPlan
+from proxy.postgres.messages import Bind
 from proxy.postgres.plan import StatementPlan
 from proxy.postgres.snapshot import ProtectedColumn
 
 T = TypeVar("T")
+
+# A Bind of a statement that no client can have prepared makes the server fail where we do.
+POISON_NAME = b"sealgate refused " + secrets.token_hex(8).encode()
+POISON = Bind(b"", POISON_NAME, (), (), ()).message()
 
 
 class Uncertain(Exception):

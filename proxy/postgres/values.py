@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -387,6 +387,12 @@ def _parameter(
     return _written(codec, use, several, items)
 
 
+class CopyRows(Protocol):
+    """What a mask needs of rows: their codecs as they are now."""
+
+    live: list[ColumnCodec | None]
+
+
 class ResultRows(RowPlan):
     """A native row plan that remembers its columns, so that its keys can be fetched again."""
 
@@ -430,10 +436,28 @@ def result_rows(
     last columns only decide whether a row stays. DataError for a bad operand of the check."""
     hidden = len(check.columns) if check is not None else 0
     live = row_codecs(outputs, codecs)
-    columns: list[_Row | None] = []
-    made: list[weakref.ref[ResultRows]] = []
+    made: list[weakref.ref[ResultRows | CopyRows]] = []
     every = (*formats, *[1] * hidden)
-    for index, (column, fmt) in enumerate(zip(outputs, every, strict=True)):
+    columns = row_columns(outputs, every, live, ctx, made)
+    rows = ResultRows(columns, text_input)
+    rows.outputs, rows.live = outputs, live
+    made.append(weakref.ref(rows))
+    if check is not None:
+        assert operands is not None
+        rows.filter(hidden, row_test(check, operands))
+    return rows
+
+
+def row_columns(
+    outputs: Sequence[ProtectedColumn | None],
+    formats: Sequence[int],
+    live: Sequence[ColumnCodec | None],
+    ctx: TextContext,
+    made: list[weakref.ref[ResultRows | CopyRows]],
+) -> list[_Row | None]:
+    """What native code is told of every output. `made`: where the rows themselves will be found."""
+    columns: list[_Row | None] = []
+    for index, (column, fmt) in enumerate(zip(outputs, formats, strict=True)):
         if column is None:
             columns.append(None)
             continue
@@ -451,17 +475,11 @@ def result_rows(
             columns.append((codec, _KIND[column.type.oid] | lenient, None))
         else:
             columns.append((codec, ROW_CALL | lenient, _renderer(column.type, ctx)))
-    rows = ResultRows(columns, text_input)
-    rows.outputs, rows.live = outputs, live
-    made.append(weakref.ref(rows))
-    if check is not None:
-        assert operands is not None
-        rows.filter(hidden, row_test(check, operands))
-    return rows
+    return columns
 
 
 def _masker(
-    mask: Mask, column: ProtectedColumn, made: list[weakref.ref[ResultRows]], index: int
+    mask: Mask, column: ProtectedColumn, made: list[weakref.ref[ResultRows | CopyRows]], index: int
 ) -> Callable[[bytes], bytes]:
     """Renders the mask. A tag is made by the codec that the rows have then: keys may be renewed."""
 

@@ -10,6 +10,7 @@ from proxy.policy.model import Action
 from proxy.postgres.messages import error_fields, read_row_description
 from proxy.postgres.plan import (
     ClientParam,
+    CopyPlan,
     Effect,
     Literal,
     ParamTarget,
@@ -91,34 +92,33 @@ def test_unprotected_statements_pass_untouched_as_the_same_object():
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 64])
 def test_any_split_of_the_stream_gives_the_same_bytes(step: int):
-    d = Dialogue(site())
-    up = parse("s", SELECT.decode()) + bind("", "s") + execute() + SYNC + msg("Q", b"SELECT 1\0")
-    got = b""
-    for i in range(0, len(up), step):
-        d.session.receive_client(up[i : i + step])
-        got += d.session.data_to_server()
-    whole = Dialogue(site())
-    whole.session.receive_client(up)
-    assert got == whole.session.data_to_server()
-    down = (
-        msg("1")
-        + msg("2")
-        + row(b"1", sealed(b"x"))
-        + row(b"2", None)
-        + msg("C", b"SELECT 2\0")
-        + READY
-        + fields(("c", 23))
-        + row(b"1")
-        + msg("C", b"SELECT 1\0")
-        + READY
-    )
-    got = b""
-    for i in range(0, len(down), step):
-        d.session.receive_server(down[i : i + step])
-        got += d.session.data_to_client()
-    whole.session.receive_server(down)
-    assert got == whole.session.data_to_client()
-    assert row(b"1", b"x") + row(b"2", None) in got
+    turns = [
+        (
+            parse("s", SELECT.decode()) + bind("", "s") + execute() + SYNC,
+            msg("1")
+            + msg("2")
+            + row(b"1", sealed(b"x"))
+            + row(b"2", None)
+            + msg("C", b"SELECT 2\0")
+            + READY,
+        ),
+        (msg("Q", b"SELECT 1\0"), fields(("c", 23)) + row(b"1") + msg("C", b"SELECT 1\0") + READY),
+    ]
+    d, whole = Dialogue(site()), Dialogue(site())
+    for up, down in turns:
+        got = b""
+        for i in range(0, len(up), step):
+            d.session.receive_client(up[i : i + step])
+            got += d.session.data_to_server()
+        whole.session.receive_client(up)
+        assert got == whole.session.data_to_server()
+        got = b""
+        for i in range(0, len(down), step):
+            d.session.receive_server(down[i : i + step])
+            got += d.session.data_to_client()
+        whole.session.receive_server(down)
+        assert got == whole.session.data_to_client()
+        assert (row(b"1", b"x") + row(b"2", None) in got) == (up is turns[0][0])
 
 
 def test_protected_rows_are_asked_for_in_binary_and_opened():
@@ -296,8 +296,39 @@ def test_a_damaged_value_before_sync_drops_what_the_client_still_sends():
     d.client(parse("", SELECT.decode()) + bind("", "") + execute() + msg("H"))
     got = d.server(msg("1") + msg("2") + row(b"2", b"forged") + msg("C", b"SELECT 1\0"))
     assert kinds(got) == "12E"
+    assert kinds(d.sent()) == "B", "the server's transaction fails, too"
     assert kinds(d.client(parse("", "DELETE") + bind("", "") + execute() + SYNC)) == "S"
-    assert kinds(d.server(READY)) == "Z"
+    assert kinds(d.server(error("26000") + READY)) == "Z"
+
+
+def test_a_damaged_value_aborts_an_open_transaction_before_the_client_is_told_it_is_ready():
+    d = Dialogue(site())
+    d.client(msg("Q", b"BEGIN\0"))
+    d.server(msg("C", b"BEGIN\0") + msg("Z", b"T"))
+    d.client(msg("Q", SELECT + b"\0") + msg("Q", b"COMMIT\0"))
+    assert not d.sent(), "nothing follows rows that may fail to open"
+    got = d.server(
+        fields(("id", 23), ("email", 17))
+        + row(b"2", hexed(b"forged"))
+        + msg("C", b"SELECT 1\0")
+        + msg("Z", b"T")
+    )
+    assert kinds(got) == "TE"
+    assert kinds(d.sent()) == "BSQ"
+    got = d.server(error("26000") + msg("Z", b"E") + msg("C", b"ROLLBACK\0") + READY)
+    assert kinds(got) == "ZCZ" and got[0][1] == b"E"
+
+
+def test_a_sync_waits_until_the_rows_of_its_segment_were_opened():
+    d = Dialogue(site())
+    pipeline = parse("", INSERT.decode()) + bind("", "", b"1", b"a@b") + execute()
+    pipeline += parse("", SELECT.decode()) + bind("", "") + execute() + SYNC
+    assert kinds(d.client(pipeline)) == "PBEPBEH"
+    head = msg("1") + msg("2") + msg("C", b"INSERT 0 1\0") + msg("1") + msg("2")
+    got = d.server(head + row(b"1", b"forged") + msg("C", b"SELECT 1\0"))
+    assert kinds(got) == "12C12E"
+    assert kinds(d.sent()) == "BS", "the insert is rolled back"
+    assert kinds(d.server(error("26000") + READY)) == "Z"
 
 
 def test_a_column_that_is_not_bytea_on_the_server_is_an_error():
@@ -417,3 +448,45 @@ def test_answers_without_a_question_end_the_connection():
         with pytest.raises(WireError):
             Dialogue().session.receive_server(msg(kind, b"I"))
     assert d.session.idle
+
+
+COPY_SQL = b"COPY users (id, email) FROM STDIN"
+COPY_IN = StatementPlan(
+    (COPY_SQL,), False, copy=CopyPlan("users", True, 0, (("id", None), ("email", EMAIL)))
+)
+IN_RESPONSE = msg("G", b"\0\0\2\0\0\0\0")
+
+
+def copying() -> Dialogue:
+    s = site()
+    s.plans[COPY_SQL] = COPY_IN
+    d = Dialogue(s)
+    assert kinds(d.client(msg("Q", COPY_SQL + b"\0"))) == "Q"
+    assert kinds(d.server(IN_RESPONSE)) == "G"
+    return d
+
+
+def test_copy_data_are_sealed_and_what_a_client_gives_up_for_stays_here():
+    d = copying()
+    assert d.client(msg("d", b"1\ta@b\n2")) == [
+        ("d", b"1\t\\\\x" + sealed(b"a@b").hex().encode() + b"\n")
+    ]
+    ((kind, reason),) = d.client(msg("f", b"bad value x\0"))
+    assert kind == "f" and b"bad value" not in reason
+    got = d.server(msg("E", b"SERROR\0C57014\0MCOPY from stdin failed: " + reason + b"\0") + READY)
+    assert kinds(got) == "EZ"
+    assert error_fields(got[0][1])["M"] == "COPY from stdin failed: bad value x"
+
+
+def test_copy_data_wait_for_the_servers_word_and_are_dropped_without_a_copy():
+    s = site()
+    s.plans[COPY_SQL] = COPY_IN
+    d = Dialogue(s)
+    sent = d.client(msg("Q", COPY_SQL + b"\0") + msg("d", b"1\tcanary\n") + msg("c"))
+    assert kinds(sent) == "Q", "it may be no COPY at all"
+    d.server(IN_RESPONSE)
+    assert kinds(d.sent()) == "dc"
+    d = Dialogue(s)
+    d.client(msg("Q", COPY_SQL + b"\0") + msg("d", b"1\tcanary\n") + msg("c"))
+    assert kinds(d.server(error("42P01") + READY)) == "EZ"
+    assert d.sent() == []
