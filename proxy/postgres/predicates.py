@@ -37,7 +37,11 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "LIKE": ("no", "Set `match` for the column, or compare whole values with =."),
     "expression": ("no", "Read the column itself and compute in the application."),
-    "function": ("no", "Read the column itself and compute in the application."),
+    "function": (
+        "no",
+        "Read the column itself and compute in the application; `transform` serves lower and upper in "
+        "comparisons, `match` LIKE.",
+    ),
     "grouped expression": ("no", "Group by the column itself."),
     "grouping sets": ("no", "Group by the column in queries of their own."),
     "cast": ("no", "Read the column itself and convert in the application."),

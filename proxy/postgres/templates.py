@@ -237,6 +237,8 @@ def _edit(
             return None
         if _value(sql, spans, first.literals, negative) != piece.text:
             return None
+        if piece.oid > 0 and sql[spans[2 * first.literals] : spans[2 * first.literals] + 1] != b"'":
+            return None  # a cast number: whether it may be one depends on its digits
         made.append(_Hole(first.literals, negative, piece))
     return _Edit(first, last, tuple(made))
 
