@@ -163,6 +163,8 @@ def _login(postgres: PostgresConfig) -> list[tuple[Path_, str]]:
     for i, name in enumerate(names):
         if name in names[:i]:
             found.append(((*at, "users", i, "user"), f"{name} is there twice; keep one"))
+    if any(not a.unix and not a.port for a in postgres.upstream):
+        found.append((("postgres", "upstream"), "an address has no port; write host:5432"))
     upstream = postgres.upstream_tls
     if (upstream.cert_file is None) != (upstream.key_file is None):
         found.append((("postgres", "upstream_tls"), "write both cert_file and key_file, or none"))

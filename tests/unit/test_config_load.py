@@ -60,3 +60,31 @@ def test_broken_yaml_names_the_place() -> None:
 def test_missing_file_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "none.yaml", {})
+
+
+LISTEN, UPSTREAM = "listen: {port: 6432}", "upstream: {host: db.example.com, port: 5432}"
+
+
+def test_addresses_are_texts_or_mappings_one_or_several() -> None:
+    text = MINIMAL.replace(LISTEN, 'listen: ["unix:/run/x", "[::1]:6432"]').replace(
+        UPSTREAM, "upstream: db.example.com:5433"
+    )
+    postgres = parse(text, "f", {}).postgres
+    assert postgres is not None
+    assert [str(a) for a in postgres.listen] == ["unix:/run/x", "[::1]:6432"]
+    assert [(a.host, a.port) for a in postgres.upstream] == [("db.example.com", 5433)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (UPSTREAM, "upstream: db.example.com", "has no port"),
+        (LISTEN, LISTEN + "\n  auth: {mode: scram}", "users_file"),
+        (LISTEN, LISTEN + "\n  auth: {mode: certificate}", "postgres.tls.clients"),
+        (LISTEN, LISTEN + "\n  auth: {channel_binding: require}", "needs `postgres.tls:`"),
+        (LISTEN, LISTEN + "\n  upstream_tls: {cert_file: a}", "both cert_file and key_file"),
+        (LISTEN, "listen: {unix: /x, unix_mode: rwx}", "pattern"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_named(old: str, new: str, said: str) -> None:
+    assert any(said in line for line in problems(MINIMAL.replace(old, new)))
