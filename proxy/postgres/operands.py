@@ -3,7 +3,7 @@
 A cast that says nothing new is dropped; length and scale are the proxy's to check, when the value comes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.errors import ConfigError
 from proxy.postgres.edits import Edits, ParamRole, Piece
@@ -30,6 +30,7 @@ _TO_ARRAY = {
     Use.SEARCH: Use.SEARCH_ARRAY,
 }
 _ARRAYS = tuple(_TO_ARRAY.values())
+_ELEMENTS = (Use.TAG, Use.SEARCH)  # of an array that is compared with a column
 _CUT = (*_TO_ARRAY, *_ARRAYS)  # uses of a value that a cast may cut before
 
 
@@ -191,29 +192,31 @@ class Operands:
         """The leaf becomes a sealed value or tag where it stands."""
         self.edits.replace(leaf.start, leaf.end, self.piece(leaf, column, use))
 
-    def array(self, node: Node, column: ProtectedColumn, use: Use) -> bool:
+    def array(self, node: Node, column: ProtectedColumn, use: Use, typed: bool = False) -> bool:
         """An array of constants and parameters becomes one of sealed values, tags, or (with SEARCH)
-        of all tags of its elements. False: it is none of these."""
+        of all tags of its elements. False: it is none of these. `typed`: a cast around it gives its
+        elements their type; else strings are text, as for the server."""
         leaf = self.leaf(node)
         if leaf is not None:
             self.put(leaf, column, _TO_ARRAY[use])
             return True
         if kind(node) == "type_cast" and kind(node.type_cast.arg) in ("a_array_expr", "type_cast"):
-            if not self.array(node.type_cast.arg, column, use):
+            if not self.array(node.type_cast.arg, column, use, True):
                 return False
             self._array_cast(node.type_cast, column)
             return True
         if kind(node) != "a_array_expr":
             return False
-        return self._elements(node.a_array_expr, column, use)
+        return self._elements(node.a_array_expr, column, use, typed)
 
-    def _elements(self, array: Node, column: ProtectedColumn, use: Use) -> bool:
+    def _elements(self, array: Node, column: ProtectedColumn, use: Use, typed: bool) -> bool:
         leaves = [self.leaf(item) for item in array.elements]
         if any(item is None for item in leaves):
             return False
         bare = {_bare_kind(leaf.bare) for leaf in leaves if leaf is not None and not leaf.casts}
         if {"number", "string"} <= bare:  # the server reads the strings as numbers, of any type
             raise refuse("cast", column, "an array of strings and numbers", array.location + 1)
+        typed = typed or any(leaf.casts for leaf in leaves if leaf is not None)
         at = self.text.at(array.location)
         several = use is Use.SEARCH and bool(leaves)
         bracket = self.text.at(array.location) + 1
@@ -222,7 +225,10 @@ class Operands:
             self._both(at, bracket, b"ARRAY[", b"(", column)
         for leaf in leaves:
             assert leaf is not None
-            self.put(leaf, column, use)
+            piece = self.piece(leaf, column, use)
+            if not typed and not leaf.casts and not column.type.labels:
+                piece = _as_text(piece)
+            self.edits.replace(leaf.start, leaf.end, piece)
             after = self.text.at(leaf.end)
             if several and self.text.word(after) == ",":
                 self._both(after, after, b",", b"||", column)
@@ -305,6 +311,15 @@ def _widening(chain: list[int]) -> bool:
         return True
     whole = [_WHOLE.index(oid) for oid in chain if oid in _WHOLE]
     return len(whole) == len(chain) and whole == sorted(whole)
+
+
+def _as_text(piece: Piece) -> Piece:
+    """A string or parameter that has no other type."""
+    if isinstance(piece, Literal) and piece.oid == 0 and piece.use in _ELEMENTS:
+        return replace(piece, oid=TEXT)
+    if isinstance(piece, ParamRole) and piece.role[0] in _ELEMENTS:
+        return ParamRole(piece.number, piece.role[:2], piece.role[2], TEXT)
+    return piece
 
 
 def _bare_kind(node: Node) -> str:

@@ -27,15 +27,14 @@ from proxy.native import (
 )
 from proxy.policy.model import Action, Mask
 from proxy.postgres.checks import Operands, row_test
+from proxy.postgres.conversions import ARRAYS, SEALS, Item, items_of
 from proxy.postgres.lookups import LOOKUPS, lookup
 from proxy.postgres.masks import masked, needs_no_key
 from proxy.postgres.messages import format_of
 from proxy.postgres.needs import Use as KeyUse
 from proxy.postgres.plan import (
-    Cast,
     Check,
     Either,
-    How,
     Literal,
     ParamTarget,
     Segment,
@@ -51,28 +50,22 @@ from proxy.postgres.snapshot import (
     INT4,
     INT8,
     TEXT,
-    UNKNOWN,
     VARCHAR,
     ProtectedColumn,
     SealedType,
 )
 from proxy.postgres.sqlstate import (
-    FEATURE_NOT_SUPPORTED,
     PROGRAM_LIMIT_EXCEEDED,
     PROTOCOL_VIOLATION,
 )
 from proxy.postgres.token_lists import LISTS, list_binary, list_literal, token_list
 from proxy.postgres.types.array import (
-    FIRST_USER_OID,
-    Array,
     binary_array_elements,
-    read_array,
-    read_binary_array,
     write_binary_array,
 )
-from proxy.postgres.types.base import MISMATCH, DataError, TextContext, TypeCodec
-from proxy.postgres.types.operands import NUMBER, assigned, compared, cut, type_of_number
-from proxy.postgres.types.registry import codec_for, codec_of
+from proxy.postgres.types.base import DataError, TextContext
+from proxy.postgres.types.operands import NUMBER, type_of_number
+from proxy.postgres.types.registry import codec_of
 
 if TYPE_CHECKING:
     from proxy.native import ColumnCodec
@@ -83,16 +76,12 @@ Codecs = Mapping[KeyUse, "ColumnCodec"]
 _JSON = 114
 _KIND = {TEXT: ROW_TEXT, VARCHAR: ROW_TEXT, BPCHAR: ROW_TEXT, _JSON: ROW_TEXT}
 _KIND |= {INT2: ROW_INT, INT4: ROW_INT, INT8: ROW_INT, BOOL: ROW_BOOL}
-_STORES = (Use.STORE, Use.STORE_ARRAY)
-_SEALS = (*_STORES, Use.SHOW)
-_ARRAYS = (Use.STORE_ARRAY, Use.TAG_ARRAY, Use.SEARCH_ARRAY)
 NO_TAG = bytes(16)  # no tag is ever all zeros: what the server would compare, and nothing equals
-Item = tuple[bytes | None] | None  # an element: None is NULL, (None,) equals nothing
 
 
 def action_of(use: Use) -> Action:
     """A tag is asked for by readers, too; it opens nothing but is made from an index key."""
-    return Action.SEAL if use in _SEALS else Action.OPEN
+    return Action.SEAL if use in SEALS else Action.OPEN
 
 
 def needed_for_text(plan: StatementPlan) -> set[KeyUse]:
@@ -155,44 +144,6 @@ def _one(codec: ColumnCodec, store: bool, binary: bytes | None) -> bytes:
         ) from None
 
 
-def _converted(
-    column: ProtectedColumn, use: Use, binary: bytes, oid: int, ctx: TextContext
-) -> bytes | None:
-    """The binary form for the column of a value of another type. The declared length or scale applies
-    to what is written; a comparison takes the value as it is: 1.005 equals nothing in a numeric(12,2),
-    and so does what is only shown.
-    """
-    target = codec_of(column.type)
-    if target.foreign_oid and oid >= FIRST_USER_OID:
-        oid = 0
-    if use is Use.SHOW and oid == column.type.oid:
-        return target.check(binary, -1)  # blanks at the end of a char(n) are kept
-    if use in _SEALS:
-        return assigned(target, binary, oid, _typmod(column, use), ctx)
-    return compared(target, binary, oid, ctx)
-
-
-def _typmod(column: ProtectedColumn, use: Use) -> int:
-    return column.type.typmod if use in _STORES else -1
-
-
-def _from_text(
-    column: ProtectedColumn, use: Use, text: bytes, oid: int, ctx: TextContext
-) -> bytes | None:
-    """The same for a value in text format: of its own type first."""
-    if oid in (0, UNKNOWN) or oid >= FIRST_USER_OID and column.type.labels:
-        return codec_of(column.type).parse(text, ctx, _typmod(column, use))
-    return _converted(column, use, _codec_of_parameter(oid).parse(text, ctx, -1), oid, ctx)
-
-
-def _codec_of_parameter(oid: int) -> TypeCodec:
-    try:
-        return codec_for(oid)
-    except KeyError:
-        message = f"a parameter of type {oid} beside a protected column: declare another type"
-        raise DataError(FEATURE_NOT_SUPPORTED, message) from None
-
-
 def _written(codec: ColumnCodec, use: Use, several: bool, items: Sequence[Item]) -> bytes:
     """The server's value, in binary, for one client value (a list of one), or for the elements of an
     array: bytea, or bytea[] of one dimension, lower bound 1."""
@@ -204,45 +155,14 @@ def _written(codec: ColumnCodec, use: Use, several: bool, items: Sequence[Item])
             else:
                 found += [NO_TAG] if item[0] is None else codec.tags(item[0])
         return write_binary_array(found, BYTEA)
-    store = use in _SEALS
-    if use in _ARRAYS:
+    store = use in SEALS
+    if use in ARRAYS:
         return write_binary_array(
             [None if item is None else _one(codec, store, item[0]) for item in items], BYTEA
         )
     (item,) = items
     assert item is not None
     return _one(codec, store, item[0])
-
-
-def _value(
-    column: ProtectedColumn, use: Use, raw: bytes, fmt: int, oid: int, how: How, ctx: TextContext
-) -> bytes | None:
-    """The binary form for the column of a value in a format (0 text, 1 binary), cast before."""
-    if not isinstance(how, Cast):
-        if fmt == 0:
-            return _from_text(column, use, raw, oid, ctx)
-        return _converted(column, use, raw, oid or column.type.oid, ctx)
-    kind = codec_of(how.type)
-    if oid in (0, UNKNOWN, kind.oid):
-        plain = kind.parse(raw, ctx, -1) if fmt == 0 else kind.check(raw, -1)
-    else:
-        source = _codec_of_parameter(oid)
-        binary = source.parse(raw, ctx, -1) if fmt == 0 else source.check(raw, -1)
-        plain = assigned(kind, binary, oid, -1, ctx)
-    return _converted(column, use, cut(kind, plain, how.type.typmod), kind.oid, ctx)
-
-
-def _array_text(
-    column: ProtectedColumn, use: Use, text: bytes, oid: int, how: How, ctx: TextContext
-) -> list[Item]:
-    elem = 0
-    if oid not in (0, UNKNOWN, column.type.array_oid):
-        source = _codec_of_parameter(oid)
-        if not isinstance(source, Array):
-            raise DataError(MISMATCH, f"a parameter of type {source.name} where an array is wanted")
-        elem = source.elem.oid
-    found = read_array(text, lambda item: item).items
-    return [None if i is None else (_value(column, use, i, 0, elem, how, ctx),) for i in found]
 
 
 def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext, several: bool = False) -> bytes:
@@ -252,10 +172,7 @@ def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext, several: bool 
     oid = type_of_number(literal.text) if literal.oid == NUMBER else literal.oid
     if literal.use in LOOKUPS:
         return lookup(literal.use, column, literal.text, 0, oid, codec, ctx)
-    if literal.use in _ARRAYS:
-        items = _array_text(column, literal.use, literal.text, 0, literal.how, ctx)
-    else:
-        items = [(_value(column, literal.use, literal.text, 0, oid, literal.how, ctx),)]
+    items = items_of(column, literal.use, literal.text, 0, oid, literal.how, ctx)
     return _written(codec, literal.use, several, items)
 
 
@@ -285,7 +202,7 @@ def render_text(
             parts.append(list_literal(segment.use, items))
             continue
         value = seal_text(segment, codecs, ctx, many)
-        if segment.use in _ARRAYS or (many and segment.use is Use.SEARCH):
+        if segment.use in ARRAYS or (many and segment.use is Use.SEARCH):
             parts.append(_array_literal(value))
         elif conforming:
             parts.append(b"'\\x" + value.hex().encode() + b"'::bytea")
@@ -355,9 +272,17 @@ def server_parameters(
             listed = many and target.use is Use.SEARCH
             out_values.append(write_binary_array([None], BYTEA) if listed else None)
             continue
-        declared = oids[index] if index < len(oids) else 0
+        declared = _declared(plan, index, oids, column)
         out_values.append(_parameter(target, column, raw, fmt, declared, codecs, ctx, many))
     return tuple(out_formats), tuple(out_values)
+
+
+def _declared(plan: StatementPlan, index: int, oids: Sequence[int], column: ProtectedColumn) -> int:
+    """The type of a client's value: as it declared it, or as it was told; 0: the column's."""
+    if index < len(oids) and oids[index]:
+        return oids[index]
+    told = plan.client_params[index].oid if plan.client_params else 0
+    return 0 if told in (column.type.oid, column.type.array_oid) else told
 
 
 def _parameter(
@@ -374,16 +299,7 @@ def _parameter(
     codec = codecs[column, action_of(use)]
     if use in LOOKUPS:
         return lookup(use, column, raw, fmt, declared, codec, ctx)
-    items: list[Item]
-    if use in _ARRAYS and fmt == 0:
-        items = _array_text(column, use, raw, declared, how, ctx)
-    elif use in _ARRAYS:
-        found, elem = read_binary_array(raw)
-        items = [
-            None if i is None else (_value(column, use, i, 1, elem, how, ctx),) for i in found.items
-        ]
-    else:
-        items = [(_value(column, use, raw, fmt, declared, how, ctx),)]
+    items = items_of(column, use, raw, fmt, declared, how, ctx)
     return _written(codec, use, several, items)
 
 

@@ -234,7 +234,6 @@ class Twins:
 
 # Defects that have a test in test_regressions.py, marked as expected to fail: (statement, what differs)
 KNOWN = {
-    "char(n) compared as text": (r"ARRAY\['|ARRAY\[\$|::(text|varchar)", r"SELECT|only directly"),
     # with a parameter that is NULL the server plans the column alone, and shows its length
     "length of COALESCE with NULL": (r"COALESCE\(.*\$\d", r"directly \(\(.*coalesce"),
 }
