@@ -124,7 +124,7 @@ def _values(
         for i, item in enumerate(row.list.items):
             _store(query, item, columns[i] if i < len(columns) else None, scope)
     for node in source.sort_clause:
-        query.grouping.sort(node.sort_by, scope, [])
+        query.grouping.sort(node.sort_by, scope)
     for clause in (source.limit_count, source.limit_offset):
         if clause.ByteSize():
             query.expressions.plain(clause, scope)

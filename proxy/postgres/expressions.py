@@ -239,7 +239,7 @@ class Expressions:
 
     def _call_rest(self, call: Node, scope: Scope) -> None:
         for order in call.agg_order:
-            self.query.grouping.sort(order.sort_by, scope, [])
+            self.query.grouping.sort(order.sort_by, scope)
         if call.agg_filter.ByteSize():
             self.plain(call.agg_filter, scope)
         if call.HasField("over"):

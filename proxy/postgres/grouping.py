@@ -8,7 +8,7 @@ way round.
 from typing import TYPE_CHECKING
 
 from proxy.postgres.grammar import Node, kind, strings
-from proxy.postgres.indexing import ORDER, tokens_of
+from proxy.postgres.indexing import ORDER, IndexColumn, tokens_of
 from proxy.postgres.names import Cell, Field, Scope, Sealed
 from proxy.postgres.plan import Use
 from proxy.postgres.predicates import refuse
@@ -17,8 +17,14 @@ from proxy.postgres.snapshot import ProtectedColumn
 from proxy.postgres.spans import leaf_span
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from proxy.postgres.expressions import Want
     from proxy.postgres.query import Level, Output, Query
+
+    Wants = Sequence[Want | None]
+
+_USING = 4  # SortByDir
 
 
 class Grouping:
@@ -47,7 +53,7 @@ class Grouping:
         for node in window.partition_clause:
             self.key(node, scope)
         for node in window.order_clause:
-            self.sort(node.sort_by, scope, [])
+            self.sort(node.sort_by, scope)
         for bound in (window.start_offset, window.end_offset):
             if bound.ByteSize():
                 self.query.expressions.plain(bound, scope)
@@ -55,34 +61,62 @@ class Grouping:
     # -- ORDER BY --------------------------------------------------------------------------------
 
     def sort(
-        self, item: Node, scope: Scope, outputs: "list[Output]", aggregated: bool = False
+        self, item: Node, scope: Scope, level: "Level | None" = None, wants: "Wants" = ()
     ) -> None:
-        """One item of ORDER BY. `outputs`: those that names and ordinals may mean. `aggregated`: rows
-        are put together before they are sorted."""
+        """One item of ORDER BY. `level`: whose outputs names and ordinals may mean, and how they are
+        wanted."""
         node = item.node
         if not node.ByteSize():
             return
-        behind = self._output(node, outputs)
+        behind = self._output(node, level.outputs if level is not None else [])
         origin = behind.origin if behind else self.query.provenance.of(node, scope)
         if isinstance(origin, Sealed):
-            self._order(origin.column, item, scope, behind, aggregated)
+            self._order(origin.column, item, scope, behind, level)
         elif behind is None:
             self.query.expressions.plain(node, scope)
+        elif level is not None and wants:
+            want = wants[next(i for i, o in enumerate(level.outputs) if o is behind)]
+            if want is not None:
+                position = max(item.location, 0) + 1
+                raise refuse("ORDER BY", want[1], "ORDER BY a value that is sealed", position)
 
     def _order(
         self, column: ProtectedColumn, item: Node, scope: Scope, output: "Output | None",
-        aggregated: bool,
+        level: "Level | None",
     ) -> None:  # fmt: skip
         """ORDER BY a sealed value of `column`: the expression of the item, or an output."""
-        ordering = self.query.expressions.ordering
         tokens = tokens_of(column, ORDER)
-        if output is None or output.field is None or tokens is None or aggregated:
-            reference = item.node if output is None else output.node
-            ordering.sort_key(item, reference, scope, column, aggregated)
+        reference = item.node if output is None else output.node
+        statement = level.statement if level is not None else None
+        together = statement is not None and (statement.group_clause or statement.distinct_clause)
+        starred = output is not None and output.field is not None
+        if tokens is None or not (together or starred) or item.sortby_dir == _USING:
+            self.query.expressions.ordering.sort_key(item, reference, scope, column)
             return
-        start, end = self._span(item.node)
+        assert level is not None
+        assert statement is not None
+        field, text = self._sorted(reference, output, tokens, scope)
+        if field in scope.grouped:
+            text = b"(pg_catalog.array_agg(" + text + b"))[1]"
+        if statement.distinct_clause:
+            if kind(statement.distinct_clause[0]) or output is None:
+                raise refuse("sorted", column, "ORDER BY beside this DISTINCT")
+            level.sorted_by.append(text)
         self.edits.columns.add(column)
-        self.edits.replace(start, end, self.query.expressions.field_tokens(output.field, tokens))
+        self.edits.replace(*self._span(item.node), text)
+
+    def _sorted(
+        self, reference: "Node | None", output: "Output | None", tokens: IndexColumn, scope: Scope
+    ) -> tuple[Field, bytes]:
+        """The field that is sorted by, and how its tokens are written."""
+        expressions = self.query.expressions
+        if output is not None and output.field is not None:
+            return output.field, expressions.field_tokens(output.field, tokens)
+        if reference is None or kind(reference) != "column_ref":
+            raise refuse("sorted", tokens.column, "this ORDER BY")
+        found = self.query.provenance.lookup(reference.column_ref, scope)
+        assert found is not None
+        return found[0], expressions.tokens_text(reference, scope, tokens)
 
     def _output(self, node: Node, outputs: "list[Output]") -> "Output | None":
         """The output that an ordinal or bare name means, if it means one."""
@@ -208,7 +242,7 @@ class Grouping:
         starred = any(o.field is not None for o in level.outputs)
         if starred and not all(o.field is None or o.field.merged is False for o in level.outputs):
             raise refuse("DISTINCT", sealed[0][1], "DISTINCT * over a merged join")
-        self.query.later(lambda: self.edits.replace(where, where, self._on(keys)))
+        self.query.later(lambda: self.edits.replace(where, where, self._on(keys, level)))
 
     def _behind(
         self, output: "Output", column: ProtectedColumn, scope: Scope
@@ -232,8 +266,8 @@ class Grouping:
             return field, self.text.sql[start:end]
         return field, self.query.expressions.tag_text(node.column_ref, field)
 
-    def _on(self, keys: "list[tuple[int, Field | None, bytes]]") -> bytes:
-        parts = []
+    def _on(self, keys: "list[tuple[int, Field | None, bytes]]", level: "Level") -> bytes:
+        parts = list(level.sorted_by)  # what ORDER BY names must be among them
         for i, field, text in keys:
             if field is None:
                 parts.append(b"%d" % (i + 1))

@@ -138,9 +138,8 @@ class Ordering:
     # -- ORDER BY --------------------------------------------------------------------------------
 
     def sort_key(
-        self, key: Node, reference: Node | None, scope: Scope, column: ProtectedColumn,
-        aggregated: bool = False,
-    ) -> None:  # fmt: skip
+        self, key: Node, reference: Node | None, scope: Scope, column: ProtectedColumn
+    ) -> None:
         """One key of ORDER BY, a name or a position, becomes the tokens of `reference`, which it
         means. Refusal where the column has no order, or the tokens are not there to sort by."""
         tokens = tokens_of(column, ORDER)
@@ -149,8 +148,6 @@ class Ordering:
         usable = reference is not None and kind(reference) == "column_ref"
         if not usable or self._of.peek(reference, scope) != column or key.sortby_dir == 4:
             raise refuse("sorted", column, "this ORDER BY")
-        if aggregated:
-            raise refuse("sorted", column, "ORDER BY beside GROUP BY or DISTINCT")
         text = self._of.text
         if kind(key.node) == "column_ref":
             start, end = self._of.span(key.node.column_ref)

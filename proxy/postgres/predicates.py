@@ -22,7 +22,7 @@ RULES: dict[str, tuple[str, str]] = {
     "ORDER BY": ("no", "Set `order: true` for the column, or sort in the application."),
     "sorted": (
         "no",
-        "Name the column itself in ORDER BY, in a query without GROUP BY or DISTINCT.",
+        "Name the column itself in ORDER BY, not an expression; beside DISTINCT one of its outputs.",
     ),
     "window": ("no", "Use min and max as plain aggregates, or ORDER BY with LIMIT 1."),
     "transform": (

@@ -51,6 +51,7 @@ class Level:
     sides: "tuple[Level, Level] | None" = None
     cells: dict[int, Cell] = field(default_factory=dict)
     recursive: bool = False
+    sorted_by: list[bytes] = field(default_factory=list)  # tokens that its ORDER BY names
     emitted: bool = False
 
     def derived(self, names: "list[str] | None" = None) -> Derived:
@@ -208,8 +209,7 @@ class Query:
         else:
             self._emit_select(level, wants)
         for clause in statement.sort_clause:
-            aggregated = bool(statement.group_clause or statement.distinct_clause)
-            self.grouping.sort(clause.sort_by, scope, level.outputs, aggregated)
+            self.grouping.sort(clause.sort_by, scope, level, wants)
         for clause in (statement.limit_count, statement.limit_offset):
             if clause.ByteSize():
                 self.expressions.plain(clause, scope)

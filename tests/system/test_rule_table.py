@@ -93,7 +93,7 @@ def stand() -> Iterator[Stand]:
             catalog=CatalogAccess(user=server.user, password=SecretRef(env="SG_TEST_RULES")),
             columns=tuple(
                 ColumnConfig(column=f"public.{name}", type=kind, ring="app", equality=True,
-                             domain=domain)
+                             domain=domain, order=name.endswith("born"))
                 for name, kind, domain in COLUMNS
             ),
         )  # fmt: skip
@@ -254,6 +254,10 @@ READS = [
     ),
     row("SELECT bool_or(mail = %s), count(*) FILTER (WHERE mail <> %s) FROM people", ANN, ANN),
     row("SELECT id FROM people ORDER BY mail IS NULL, id DESC", ordered=True),
+    row("SELECT DISTINCT born, id % 2 AS odd FROM people ORDER BY born DESC, odd", ordered=True),
+    row("SELECT born, count(*) FROM people GROUP BY born ORDER BY born NULLS FIRST", ordered=True),
+    row("SELECT *, born AS b FROM people ORDER BY b, id DESC LIMIT 4", ordered=True),
+    row("SELECT min(born), max(born), count(*) FROM people WHERE born >= %s", BORN),
     row("SELECT mail AS id2, id FROM people ORDER BY id LIMIT 3 OFFSET 1", ordered=True),
     # set operations
     row("SELECT mail FROM people UNION SELECT buyer FROM orders"),

@@ -107,6 +107,11 @@ def test_ordered(sql: str, want: str) -> None:
      "SELECT (pg_catalog.array_agg(t.born ORDER BY t.born__ox DESC NULLS LAST) "
      "FILTER (WHERE id > 1))[1] AS m FROM t"),
     ("SELECT row_number() OVER (ORDER BY age) FROM t", "SELECT row_number() OVER (ORDER BY age__ox) FROM t"),
+    ("SELECT DISTINCT born FROM t ORDER BY born DESC",
+     "SELECT DISTINCT ON (born__ox, born__bx) born FROM t ORDER BY born__ox DESC"),
+    ("SELECT born, count(*) FROM t GROUP BY born ORDER BY 1",
+     "SELECT (pg_catalog.array_agg(born))[1] AS born, count(*) FROM t GROUP BY born__bx "
+     "ORDER BY (pg_catalog.array_agg(born__ox))[1]"),
     ("SELECT id FROM (SELECT id, age FROM t) s ORDER BY s.age",
      "SELECT id FROM (SELECT id, age FROM t) s ORDER BY substring(s.age from 22 for 72)"),
 ])  # fmt: skip
@@ -134,7 +139,7 @@ def test_one_parameter_feeds_both_bounds_and_the_client_sees_one() -> None:
     "SELECT id FROM t WHERE lower(mail || 'x') = 'a'", "SELECT id FROM t WHERE lower(mail) = upper($1)",
     "SELECT id FROM t WHERE mail LIKE 'a%'", "SELECT id FROM t WHERE flat ILIKE 'a'",
     "SELECT id FROM t WHERE mail < 'a'", "SELECT id FROM t ORDER BY mail", "SELECT min(mail) FROM t",
-    "SELECT age FROM t GROUP BY age ORDER BY age", "SELECT DISTINCT born FROM t ORDER BY born",
+    "SELECT age FROM t GROUP BY age ORDER BY age", "SELECT DISTINCT ON (born) id, born FROM t ORDER BY born",
     "SELECT id FROM t ORDER BY age USING <", "SELECT age FROM t UNION ALL SELECT age FROM t ORDER BY age",
     "SELECT max(age) OVER () FROM t", "SELECT id FROM t WHERE age < id", "SELECT id FROM t WHERE age < born",
     "SELECT id FROM t WHERE 5 BETWEEN age AND 7", "SELECT id FROM t WHERE age + 1 < 5",
