@@ -38,10 +38,10 @@ def still_alive(stack: Stack) -> Iterator[None]:
     assert stack.proxy.worker_pids() == before
 
 
-def pg(stack: Stack, data: bytes, seconds: float = 10) -> bytes:
-    """Everything the proxy answers until it closes (or says nothing for this long)."""
-    with socket.create_connection(("127.0.0.1", stack.pg_port), 5) as link:
-        link.settimeout(seconds)
+def pg(stack: Stack, data: bytes, port: int = 0) -> bytes:
+    """Everything the proxy (or who listens on `port`) answers until it closes, or for ten seconds."""
+    with socket.create_connection(("127.0.0.1", port or stack.pg_port), 5) as link:
+        link.settimeout(10)
         link.sendall(data)
         got = b""
         try:
@@ -70,25 +70,31 @@ def sqlstate(answer: bytes) -> str:
         struct.pack("!II", 4, 0),  # shorter than its own header
         struct.pack("!I", 0),
         struct.pack("!IH", 6, 0),
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+    ids=["huge", "tiny", "zero", "six", "http"],
+)
+def test_what_is_no_packet_ends_without_a_word_as_at_the_server(stack: Stack, data: bytes) -> None:
+    """PostgreSQL's ProcessStartupPacket only logs an invalid length."""
+    assert pg(stack, data) == pg(stack, data, stack.postgres.port) == b""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
         startup(b"user", version=2 << 16),  # protocol 2
         startup(b"user", b"x", version=9 << 16),
         startup(b"database", b"x"),  # no user
         struct.pack("!II", 12, 196608) + b"user",  # no terminator
-        b"GET / HTTP/1.1\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
         + bytes(200),  # TLS where none is configured
         startup(b"user", b"x", b"replication", b"true"),
     ],
     ids=[
-        "huge",
-        "tiny",
-        "zero",
-        "six",
         "v2",
         "v9",
         "nouser",
         "unterminated",
-        "http",
         "tls",
         "replication",
     ],
