@@ -276,3 +276,23 @@ cdef class FastBind:
             if codec is not None:
                 (<ColumnCodec>codec).end_batch()
                 return  # it scrubs for all
+
+
+cdef class FastParse:
+    """A Parse of the unnamed statement, by its exact payload: the server's Parse for it, how its Binds
+    go, and what Python needs to know where they do not go natively."""
+    cdef bytes message
+    cdef FastBind binding
+    cdef readonly object statement, describe
+
+    def __cinit__(self, bytes message not None, FastBind binding not None, statement, describe):
+        """`message`: the whole message for the server. `describe`: the cookie of a Describe."""
+        self.message = message
+        self.binding = binding
+        self.statement = statement
+        self.describe = describe
+
+    @property
+    def uses(self):
+        """Binds that were done natively."""
+        return self.binding.uses

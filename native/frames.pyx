@@ -125,6 +125,10 @@ cdef class Wire:
     cdef FastBind binding  # that has sealed in this call
     cdef FastBind unnamed  # the unnamed portal's, if it was bound by one
     cdef int unnamed_format
+    cdef readonly dict parses  # payload of a Parse of the unnamed statement -> FastParse
+    cdef FastParse parsed  # the unnamed statement, if its Parse was done by one ...
+    cdef FastBind parsed_bind  # ... and how it is bound, until something changes
+    cdef public Watch watch  # texts without its words may pass, if set
 
     def __cinit__(self, Py_ssize_t limit, dict statements, dict portals, bint hands_off=False):
         self.limit = limit
@@ -132,6 +136,7 @@ cdef class Wire:
         self.portals = portals
         self.hands_off = hands_off
         self.fast = {}
+        self.parses = {}
         self.cbuf = b""
         self.sbuf = b""
         self.capacity = 16
@@ -432,7 +437,7 @@ cdef class Wire:
         """Whether a Bind, Describe, Execute or Close may name something protected."""
         cdef const uint8_t* end
         cdef const uint8_t* start = p
-        if not self.statements and not self.portals:
+        if not self.statements and not self.portals and self.parsed is None:
             return 0
         if t == 68 or t == 67:  # Describe, Close
             if n < 2:
@@ -443,6 +448,8 @@ cdef class Wire:
             raise WireError("client", "name without end")
         if t == 68 or t == 67:
             if p[0] == 83:
+                if end == start and self.parsed is not None:
+                    return 1
                 return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.statements
             return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.portals
         if PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.portals:
@@ -452,6 +459,8 @@ cdef class Wire:
             end = <const uint8_t*>memchr(start, 0, n - pg_between(p, start))
             if end == NULL:
                 raise WireError("client", "name without end")
+            if end == start and self.parsed is not None:
+                return 1
             return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.statements
         return 0
 
@@ -465,11 +474,12 @@ cdef class Wire:
         end = <const uint8_t*>memchr(p + 6, 0, total - 6)
         if end == NULL:
             return False
-        found = self.fast.get(PyBytes_FromStringAndSize(<char*>p + 6, pg_between(p + 6, end)))
-        if found is None:
-            return False
-        known = <FastBind>found
-        if not known.fresh():
+        if end == p + 6:
+            known = self.parsed_bind
+        else:
+            found = self.fast.get(PyBytes_FromStringAndSize(<char*>p + 6, pg_between(p + 6, end)))
+            known = <FastBind?>found if found is not None else None
+        if known is None or not known.fresh():
             return False
         self._flush_c()
         if not known.bind(p, total, pg_between(p, end) + 1, &self.cout, &self.unnamed_format):
@@ -478,6 +488,56 @@ cdef class Wire:
         self.unnamed = known
         self._push(2, 0, None, None)
         return True
+
+    cdef bint _fast_parse(self, const uint8_t* p, Py_ssize_t total) except -1:
+        """Sends the server's Parse for the whole message at `p`, where a FastParse is known; else 0.
+        Either way another statement takes the place of the unnamed one, if it is that."""
+        cdef FastParse known
+        cdef object found
+        if total < 8 or p[5] != 0:
+            return False
+        self.parsed = None
+        self.parsed_bind = None
+        if not self.parses:
+            return False
+        found = self.parses.get(PyBytes_FromStringAndSize(<char*>p + 5, total - 5))
+        if found is None or not (<FastParse?>found).binding.fresh():
+            return False
+        known = <FastParse>found
+        self._flush_c()
+        pg_append(&self.cout, <const uint8_t*>PyBytes_AS_STRING(known.message),
+                  PyBytes_GET_SIZE(known.message))
+        self.parsed = known
+        self.parsed_bind = known.binding
+        self._push(1, 0, None, None)
+        return True
+
+    cdef bint _passes(self, const uint8_t* p, Py_ssize_t n, uint8_t t) except -1:
+        """A Parse or Query (payload at `p`) that can neither touch nor change anything of interest."""
+        cdef const uint8_t* name_end
+        cdef const uint8_t* end
+        if t == 81:
+            return n > 0 and p[n - 1] == 0 and not self.watch.hits(p, n - 1)
+        name_end = <const uint8_t*>memchr(p, 0, n)
+        if name_end == NULL:
+            return False
+        end = <const uint8_t*>memchr(name_end + 1, 0, n - pg_between(p, name_end) - 1)
+        if end == NULL or self.watch.hits(name_end + 1, pg_between(name_end + 1, end)):
+            return False
+        if not self.statements:
+            return True
+        return PyBytes_FromStringAndSize(<char*>p, pg_between(p, name_end)) not in self.statements
+
+    @property
+    def unnamed_statement(self):
+        """What Python prepared as the unnamed statement, if its last Parse was done natively."""
+        return None if self.parsed is None else self.parsed.statement
+
+    def forget_fast(self):
+        """Something has changed on which native Parses and Binds depend."""
+        self.fast.clear()
+        self.parses.clear()
+        self.parsed_bind = None
 
     cdef bint _fast_portal(self, const uint8_t* p, Py_ssize_t total, uint8_t t) except -1:
         """Describe, Execute or Close of the unnamed portal that a FastBind has bound; else 0."""
@@ -606,8 +666,9 @@ cdef class Wire:
                 # the server gives up the connection (pq_startmsgread was under way)
                 raise WireError("client", "unexpected message type during COPY from stdin")
             if t == 66 or t == 69 or t == 68 or t == 67:  # Bind, Execute, Describe, Close
-                if t == 66 and self.fast and not self.server_skips and total >= 12 and (
-                        self._fast_bind(p + self.c.pos, total)):
+                if t == 66 and (self.parsed_bind is not None or self.fast) and (
+                        not self.server_skips and total >= 12
+                        and self._fast_bind(p + self.c.pos, total)):
                     self.c.pos += total
                     self.c.run = self.c.pos
                     continue
@@ -617,6 +678,9 @@ cdef class Wire:
                     continue
                 if t == 66 and total > 5 and p[self.c.pos + 5] == 0:
                     self.unnamed = None  # another one takes its place
+                if t == 67 and total == 7 and p[self.c.pos + 5] == 83 and p[self.c.pos + 6] == 0:
+                    self.parsed = None  # Close of the unnamed statement
+                    self.parsed_bind = None
                 if self.hands_off or not self._special(p + self.c.pos + 5, total - 5, t):
                     self._sent(2 if t == 66 else 4 if t == 69 else 3 if t == 68 else 5)
                 else:
@@ -639,6 +703,13 @@ cdef class Wire:
                 self._sent(1)
             elif self.hands_off and t == 81:  # Query
                 self._sent(7)
+            elif t == 80 and not self.server_skips and self._fast_parse(p + self.c.pos, total):
+                self.c.pos += total
+                self.c.run = self.c.pos
+                continue
+            elif (t == 80 or t == 81) and self.watch is not None and not self.server_skips and (
+                    self._passes(p + self.c.pos + 5, total - 5, t)):
+                self._sent(1 if t == 80 else 7)
             elif t == 70 and self.hands_off:  # FunctionCall
                 self._sent(8)
             else:

@@ -16,8 +16,10 @@ cdef class Watch:
 
     def hit(self, bytes sql not None):
         """True if any watched word may be named in this text."""
-        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(sql)
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(sql), i = 0, start, j, size
+        return self.hits(<const uint8_t*>PyBytes_AS_STRING(sql), PyBytes_GET_SIZE(sql))
+
+    cdef bint hits(self, const uint8_t* p, Py_ssize_t n) except -1:
+        cdef Py_ssize_t i = 0, start, j, size
         cdef uint8_t c
         cdef char low[256]
         if self.longest > 255:

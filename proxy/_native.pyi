@@ -214,6 +214,8 @@ class Wire:
     segment: int
     watch_ready: bool
     fast: dict[bytes, FastBind]
+    parses: dict[bytes, FastParse]
+    watch: Watch | None
     def __init__(
         self,
         limit: int,
@@ -221,6 +223,9 @@ class Wire:
         portals: dict[bytes, Any],
         hands_off: bool = False,
     ) -> None: ...
+    @property
+    def unnamed_statement(self) -> Any: ...
+    def forget_fast(self) -> None: ...
     @property
     def expected(self) -> int: ...
     @property
@@ -289,6 +294,16 @@ class FastDescribe:
     statement: Any
     format: int
     def learn(self, seen: bytes, told: bytes) -> None: ...
+
+class FastParse:
+    """Does a Parse of the unnamed statement without Python; see native/fastbind.pyx."""
+
+    statement: Any
+    describe: Any
+    uses: int
+    def __init__(
+        self, message: bytes, binding: FastBind, statement: object, describe: object
+    ) -> None: ...
 
 class FastBind:
     """Turns the Binds of one statement into the server's without Python; see native/fastbind.pyx."""

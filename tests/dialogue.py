@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass, field
 
 from proxy.config.model import Address, CatalogAccess, PostgresConfig
-from proxy.native import OpenFailed
+from proxy.native import OpenFailed, Watch
 from proxy.policy.model import Action, Principal
 from proxy.postgres.messages import frame
 from proxy.postgres.needs import Need
@@ -45,6 +45,7 @@ class FakeSite:
     protected_database: str = "shop"
     catalog_query: bytes = b"SELECT catalogue"
     fast: bool = True
+    watch: Watch | None = None
     noted: list[tuple[object, int]] = field(default_factory=list)
     snapshot_read: bool = True
     codec: FakeCodec = field(default_factory=FakeCodec)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
 from proxy.metrics import pg_statements_total
-from proxy.native import NativeError
+from proxy.native import FastParse, NativeError
 from proxy.postgres import sqlstate
 from proxy.postgres.checks import Operands
 from proxy.postgres.copy_data import (
@@ -46,7 +46,7 @@ from proxy.postgres.messages import (
     kind_and_name,
 )
 from proxy.postgres.needs import Injection, Wait
-from proxy.postgres.plan import Effect, Plan, Refusal, StatementPlan, UnknownColumns, Use
+from proxy.postgres.plan import Effect, Literal, Plan, Refusal, StatementPlan, UnknownColumns, Use
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
 from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, ProtectedColumn
 from proxy.postgres.statements import (
@@ -72,7 +72,7 @@ from proxy.postgres.values import (
 )
 
 if TYPE_CHECKING:
-    from proxy.native import RowPlan, Wire
+    from proxy.native import FastBind, RowPlan, Wire
     from proxy.postgres.session import Session
 
 K_PARSE, K_BIND, K_DESCRIBE, K_EXECUTE, K_CLOSE, K_SYNC, K_QUERY = 1, 2, 3, 4, 5, 6, 7
@@ -84,6 +84,7 @@ _EXECUTES = re.compile(rb"\b(execute)\b", re.IGNORECASE)
 _ROLLBACK = re.compile(rb"\b(rollback|abort)\b", re.IGNORECASE)
 
 
+_PARSES = 64  # texts of unnamed statements that a session does natively
 _refused = pg_statements_total.labels("refused")
 
 
@@ -297,7 +298,7 @@ class ClientSide:
     def _bind(self, message: Bind) -> None:
         session, wire = self._session, self._wire
         names: Names[Portal] = session.portals
-        statement = session.statements.look(message.statement, wire.segment)
+        statement = self._statement(message.statement)
         if statement is None:
             change = None
             if message.portal in names.table:
@@ -338,22 +339,45 @@ class ClientSide:
         wire.put_server(Bind(message.portal, message.statement, formats, values, asked).message())
         wire.expect(K_BIND, 0, names.change(message.portal, portal, wire.segment))
         wire.drop_client()
-        if message.portal == b"" and message.statement != b"":
+        if message.portal == b"":
             self._faster(message.statement, statement, codecs, ctx)
 
+    def _statement(self, name: bytes) -> Statement | None:
+        """The prepared statement that needs treatment, if this is one. Raises Uncertain."""
+        found: Statement | None = self._wire.unnamed_statement if name == b"" else None
+        return found or self._session.statements.look(name, self._wire.segment)
+
     def _faster(self, name: bytes, statement: Statement, codecs: Codecs, ctx: TextContext) -> None:
-        """The next Binds of this statement may be done natively."""
+        """The next Binds of this statement may be done natively; without a name, its Parses too."""
         session, wire = self._session, self._wire
-        old = wire.fast.pop(name, None)
+        plan = statement.plan
+        payload = b""
+        old: FastBind | FastParse | None
+        if name:
+            old = wire.fast.pop(name, None)
+        else:
+            payload = Parse(b"", statement.sql, statement.oids).message()[5:]
+            old = wire.parses.pop(payload, None)
         if old is not None:
-            session.site.note_uses(session.principal, needed_for_bind(statement.plan), old.uses)
-        if statement.slow or not session.statements.settled(name) or not session.site.fast:
+            session.site.note_uses(session.principal, needed_for_bind(plan), old.uses)
+        if statement.slow or not session.site.fast:
+            return
+        if name and not session.statements.settled(name):
             return
         made = fast_bind(statement, codecs, ctx)
         if made is None:
             statement.slow = True
-        else:
+        elif name:
             wire.fast[name] = made
+        elif not any(isinstance(segment, Literal) for segment in plan.segments):
+            # a sealed literal must not be sent twice: two rows would show that they hold the same
+            text = render_text(plan.segments, codecs, ctx, True, statement.several)
+            oids = _server_oids(plan, statement.oids, statement.several)
+            if len(wire.parses) >= _PARSES:
+                wire.parses.clear()
+            wire.parses[payload] = FastParse(
+                Parse(b"", text, oids).message(), made, statement, DescribeStatement(statement)
+            )
 
     def _still(self, statement: Statement) -> None:
         """The statement still means what was planned at Parse. Raises Wait or Refusal.
@@ -378,7 +402,7 @@ class ClientSide:
         kind, name = kind_and_name(payload)
         cookie: object = None
         if kind == ord("S"):
-            statement = session.statements.look(name, wire.segment)
+            statement = self._statement(name)
             if statement is not None:
                 cookie = DescribeStatement(statement)
         else:
@@ -462,13 +486,13 @@ class ClientSide:
         for statement in statements:
             if Effect.SETTINGS_CHANGED in statement.effects:
                 session.settings.may_change()
-                self._wire.fast.clear()
+                self._wire.forget_fast()
                 self._wire.watch_ready = True
             if Effect.SCHEMA_CHANGED in statement.effects:
                 session.schema_changed()
         if session.settings.changed_in_transaction and _ROLLBACK.search(sql):
             session.settings.known = False
-            self._wire.fast.clear()
+            self._wire.forget_fast()
 
 
 def _server_oids(

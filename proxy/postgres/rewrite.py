@@ -26,6 +26,8 @@ _EFFECT_WORDS = (
     "set", "reset", "begin", "start", "commit", "end", "rollback", "abort", "discard", "create",
     "alter", "drop", "do", "import", "copy", "set_config",
 )  # fmt: skip
+# statements about names that the session keeps: the plan of an inner statement, or its end
+_SESSION_WORDS = ("prepare", "execute", "deallocate", "declare", "fetch", "move", "close")
 _SCHEMA = ("create_", "alter_", "drop_", "rename_", "index_stmt", "view_stmt", "define_", "import_")
 _SETTINGS = ("variable_set_stmt", "discard_stmt", "alter_role_set_stmt")
 QUERIES = ("select_stmt", *dml.STATEMENTS)
@@ -54,8 +56,16 @@ class Planner:
         self._views = Views(snapshot)
         words = [w.lower().encode() for w in sorted(self._views.watched)]
         self._sensitive = Watch(words)
-        self._watch = Watch([*words, *(w.encode() for w in _EFFECT_WORDS)])
+        words += [w.encode() for w in _EFFECT_WORDS]
+        self._watch = Watch(words)
+        self._passing = Watch([*words, *(w.encode() for w in _SESSION_WORDS)])
         self._for = snapshot
+
+    def watch(self, snapshot: Snapshot) -> Watch:
+        """Words without which a text neither touches anything protected nor changes the session."""
+        if self._for is not snapshot:
+            self._look_at(snapshot)
+        return self._passing
 
     def plan(
         self, sql: bytes, param_oids: Sequence[int], ctx: SessionContext, snapshot: Snapshot

@@ -85,7 +85,7 @@ class ServerSide:
         wire = session.wire
         if kind == PARAMETER_STATUS:
             session.settings.report(payload)
-            wire.fast.clear()
+            wire.forget_fast()
         elif kind == READY_FOR_QUERY:
             self._ready(cookie)
         elif kind == ERROR_RESPONSE:
@@ -198,7 +198,7 @@ class ServerSide:
             self._session.wire.set_rows(None)
         if cookie.clears and tag in _CLEARING_TAGS:
             self._session.statements.forget()
-            self._session.wire.fast.clear()
+            self._session.wire.forget_fast()
 
     def _row_failed(self, error: object, cookie: object) -> None:
         assert isinstance(cookie, tuple)

@@ -32,9 +32,10 @@ from proxy.postgres.types.base import TextContext
 from proxy.postgres.values import ResultRows, needed_for_rows, row_codecs
 
 if TYPE_CHECKING:
-    from proxy.native import ColumnCodec
+    from proxy.native import ColumnCodec, Watch
     from proxy.postgres.site import Site
 
+_ASCII_AS_IT_IS = ("UTF8", "SQL_ASCII")
 _ENDS = re.compile(rb"\s*(rollback|commit|end|abort|prepare\s+transaction)\b", re.IGNORECASE)
 
 # Must come before any query of its transaction, so nothing of ours may be asked first; names nothing.
@@ -126,7 +127,10 @@ class Session:
         wire = self.wire
         if self._copy_waits:
             return
-        while self._message is None and (event := wire.client_next()) is not None:
+        while self._message is None:
+            wire.watch = self._watch
+            if (event := wire.client_next()) is None:
+                break
             kind, payload, _ = event
             if kind == COPY_FAILED:
                 self._copy_failed(payload)
@@ -148,6 +152,13 @@ class Session:
             self._copy_waits = True  # `resolve` goes on
         else:
             self._client.copy_failed(self.copying, error)
+
+    @property
+    def _watch(self) -> Watch | None:
+        """Texts without its words need no plan; None while settings or schema are not certain."""
+        if not self.ready or not self.protected or not self.plans_hold or self._local is not None:
+            return None
+        return self.site.watch if self.settings.client_encoding in _ASCII_AS_IT_IS else None
 
     def _plain(self, kind: int, payload: bytes) -> None:
         """Start-up, and databases in which nothing is protected."""
@@ -226,7 +237,7 @@ class Session:
             self._run_client()
             return
         if isinstance(need, SnapshotWanted):
-            self.wire.fast.clear()
+            self.wire.forget_fast()
             self._schema_stale = isinstance(result, SealgateError)
         message = self._message
         assert message is not None
@@ -332,7 +343,7 @@ class Session:
             return  # the server never came to it
         if injection.failed or injection.value is None:
             raise Refusal(sqlstate.SYSTEM_ERROR, "the session's settings and schema cannot be read")
-        self.wire.fast.clear()
+        self.wire.forget_fast()
         if injection.topic == "settings":
             self.settings.read(injection.value)
         else:
@@ -394,7 +405,7 @@ class Session:
         self.current_enough(sql)
 
     def schema_changed(self) -> None:
-        self.wire.fast.clear()
+        self.wire.forget_fast()
         self._schema_stale = True
         self._local = None
         self.wire.watch_ready = True
@@ -403,7 +414,7 @@ class Session:
         self.portals.forget()
         self.settings.transaction_ended()
         if not self.settings.known:
-            self.wire.fast.clear()
+            self.wire.forget_fast()
         if self._local is not None:
             self._local = None
             self._schema_stale = True

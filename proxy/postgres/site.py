@@ -20,7 +20,7 @@ from proxy.metrics import (
     pg_plan_cache_misses_total,
     pg_statements_total,
 )
-from proxy.native import CANON_CALL, ColumnCodec, strip_literals
+from proxy.native import CANON_CALL, ColumnCodec, Watch, strip_literals
 from proxy.policy.model import Action, Mask, Principal, Resource, Verdict
 from proxy.postgres import catalog
 from proxy.postgres.fast import SECONDS
@@ -150,6 +150,11 @@ class Site:
             return
         for column, action in uses:
             self._keys.note_uses(principal, _resource(column), action, count)
+
+    @property
+    def watch(self) -> Watch | None:
+        """Which words a text must have to need a plan, as the schema is now; None: any text."""
+        return self._planner.watch(self.snapshot) if self._planner is not None else None
 
     # ---- plans ---------------------------------------------------------------------------------
     @property

@@ -7,7 +7,7 @@ import pytest
 from proxy import native
 from proxy.crypto.column import Canonical, column_codec
 from proxy.postgres.messages import Bind, error_fields, read_row_description
-from proxy.postgres.plan import ClientParam, Effect, ParamTarget, StatementPlan, Use
+from proxy.postgres.plan import ClientParam, Effect, Literal, ParamTarget, StatementPlan, Use
 from tests.dialogue import (
     EMAIL,
     READY,
@@ -211,3 +211,137 @@ def test_what_counts_each_use_is_never_native() -> None:
     asked(d)
     answered(d)
     assert d.session.wire.fast == {}
+
+
+# ---- the unnamed statement ---------------------------------------------------------------------
+UNNAMED = parse("", SQL.decode()) + bind("", "", b"a@b") + msg("D", b"P\0") + execute() + SYNC
+
+
+def unnamed(d: Dialogue) -> Dialogue:
+    d.client(UNNAMED)
+    d.server(msg("1") + ANSWER + msg("C", b"SELECT 0\0") + READY)
+    assert len(d.session.wire.parses) == 1
+    return d
+
+
+def test_parse_and_bind_of_the_unnamed_statement_are_native() -> None:
+    d = started()
+    first = d.client(UNNAMED)
+    d.server(msg("1") + ANSWER + msg("C", b"SELECT 0\0") + READY)
+    for _ in range(3):
+        again = d.client(UNNAMED)
+        assert again == first, "a tag is the same each time"
+        got = d.server(
+            msg("1") + ANSWER + row(b"1", d.site.codec.seal(b"x")) + msg("C", b"SELECT 1\0") + READY
+        )
+        assert kinds(got) == "12TDCZ"
+        assert got[3][1] == row(b"1", b"x")[5:]
+    assert [p.uses for p in d.session.wire.parses.values()] == [3]
+
+
+def test_a_describe_of_the_unnamed_statement_is_answered_for_it() -> None:
+    d = unnamed(started())
+    d.client(parse("", SQL.decode()) + msg("D", b"S\0") + SYNC)
+    described = msg("t", struct.pack("!HI", 1, 17)) + fields(("id", 23), ("email", 17))
+    got = d.server(msg("1") + described + READY)
+    assert got[1][1] == struct.pack("!HI", 1, 25), "the client sees its own parameter type"
+    assert [f.type_oid for f in read_row_description(got[2][1])] == [23, 25]
+
+
+def test_a_bind_that_is_not_native_still_knows_the_statement() -> None:
+    d = unnamed(started())
+    sent = d.client(parse("", SQL.decode()) + bind("p", "", b"a@b") + execute("p") + SYNC)
+    assert Bind.read(sent[1][1]).values == (d.site.codec.tag(b"a@b"),)
+
+
+def test_a_bind_in_a_later_segment_still_knows_the_statement() -> None:
+    d = unnamed(started())
+    d.client(parse("", SQL.decode()) + SYNC)
+    d.server(msg("1") + READY)
+    d.session.wire.forget_fast()
+    sent = d.client(bind("", "", b"a@b") + execute() + SYNC)
+    assert Bind.read(sent[0][1]).values == (d.site.codec.tag(b"a@b"),)
+
+
+def test_another_unnamed_statement_takes_its_place() -> None:
+    d = unnamed(started())
+    d.client(parse("", SQL.decode()) + SYNC)
+    d.server(msg("1") + READY)
+    sent = d.client(parse("", PLAIN.decode()) + bind("", "", b"a@b") + execute() + SYNC)
+    assert Bind.read(sent[1][1]).values == (b"a@b",)
+
+
+def test_a_closed_unnamed_statement_is_none() -> None:
+    d = unnamed(started())
+    d.client(parse("", SQL.decode()) + msg("C", b"S\0") + SYNC)
+    assert d.session.wire.unnamed_statement is None
+
+
+def test_other_declared_types_are_another_statement() -> None:
+    d = unnamed(started())
+    d.client(parse("", SQL.decode(), 1043) + SYNC)
+    assert d.session.wire.unnamed_statement is None
+
+
+def test_a_text_with_a_sealed_literal_is_sealed_anew_each_time() -> None:
+    ring = native.key_import(bytearray(range(32)))
+    codec = column_codec([(ring, True)], EMAIL.domain, 25, True, 0, 0, Canonical(), index=ring)
+    sql = b"INSERT INTO users (email) VALUES ('a@b')"
+    insert = StatementPlan(
+        (b"INSERT INTO users (email) VALUES (", Literal(EMAIL, Use.STORE, b"a@b"), b")"), True,
+    )  # fmt: skip
+    d = Dialogue(FakeSite(plans={sql: insert}, codec=codec))  # type: ignore[arg-type]
+    texts = set()
+    for _ in range(4):
+        sent = d.client(parse("", sql.decode()) + bind("", "") + execute() + SYNC)
+        texts.add(sent[0][1])
+        d.server(msg("1") + msg("2") + msg("C", b"INSERT 0 1\0") + READY)
+    assert len(texts) == 4
+
+
+# ---- what passes without a plan ----------------------------------------------------------------
+def watching() -> Dialogue:
+    d = started()
+    d.site.watch = native.Watch([b"users", b"set", b"execute"])
+    return d
+
+
+def asked_for_plans(d: Dialogue, data: bytes) -> list[bytes]:
+    before = len(d.site.asked)
+    d.client(data)
+    return [sql for sql, _ in d.site.asked[before:]]
+
+
+def test_texts_without_a_watched_word_need_no_plan() -> None:
+    d = watching()
+    assert asked_for_plans(d, msg("Q", b"SELECT 1\0") + parse("x", "SELECT 2") + SYNC) == []
+    got = d.server(fields(("c", 23)) + msg("C", b"SELECT 1\0") + READY + msg("1") + READY)
+    assert kinds(got) == "TCZ1Z"
+    assert d.session.idle
+
+
+@pytest.mark.parametrize("text", ["SELECT * FROM uSers", "SET x TO y", 'SELECT U&"\\0075sers"',
+                                  "SELECT 'users'", "EXECUTE s"])  # fmt: skip
+def test_texts_with_one_do(text: str) -> None:
+    d = watching()
+    assert asked_for_plans(d, msg("Q", text.encode() + b"\0")) == [text.encode()]
+
+
+def test_a_parse_over_a_known_name_is_seen() -> None:
+    d = watching()
+    assert asked_for_plans(d, parse("s", "SELECT 1") + SYNC) == [b"SELECT 1"]
+
+
+def test_nothing_passes_while_settings_are_uncertain() -> None:
+    d = watching()
+    d.client(msg("Q", b"SET x TO y\0"))
+    d.server(msg("C", b"SET\0") + READY)
+    d.client(msg("Q", b"SELECT 1\0"))
+    d.settings()
+    assert [sql for sql, _ in d.site.asked[-1:]] == [b"SELECT 1"]
+
+
+def test_nothing_passes_in_another_encoding() -> None:
+    d = watching()
+    d.server(msg("S", b"client_encoding\0SJIS\0"))
+    assert asked_for_plans(d, msg("Q", b"SELECT 1\0")) == [b"SELECT 1"]
