@@ -22,7 +22,14 @@ from proxy.errors import ConfigError, SealgateError
 from proxy.postgres.control import ControlError, connect_control
 from proxy.postgres.hosts import Hosts
 from proxy.postgres.searches import search_of
-from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, SealedType, Snapshot
+from proxy.postgres.snapshot import (
+    BYTEA,
+    Column,
+    ProtectedColumn,
+    Relation,
+    SealedType,
+    Snapshot,
+)
 from proxy.postgres.types.registry import longest
 from proxy.postgres.types.registry import resolve as resolve_type
 from proxy.postgres.upstream import UpstreamError
@@ -30,6 +37,7 @@ from proxy.postgres.upstream import UpstreamError
 log = structlog.get_logger()
 
 REFRESH_SECONDS = 15.0
+LONGEST_COLUMN_BYTES = 63 - len("__sealed")
 _versions = itertools.count(1)  # one sequence per process: no two snapshots share a number
 
 QUERY = """
@@ -59,7 +67,15 @@ SELECT pg_catalog.json_build_object(
     (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attname, a.atttypid::pg_catalog.int8,
         a.atttypmod, a.attgenerated <> '', a.attnotnull, a.atthasdef) ORDER BY a.attnum)
        FROM pg_catalog.pg_attribute a
-      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+    (SELECT pg_catalog.json_agg(a.attname ORDER BY k.n)
+       FROM pg_catalog.pg_index i
+       CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k (num, n)
+       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num
+      WHERE i.indrelid = c.oid AND i.indisprimary AND k.n <= i.indnkeyatts),
+    (SELECT pg_catalog.json_agg(ic.relname ORDER BY ic.relname)
+       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+      WHERE i.indrelid = c.oid))
     ORDER BY n.nspname, c.relname)
    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -81,6 +97,11 @@ def protected_columns(
         if len(parts) != 3 or not all(parts):
             raise ConfigError(f"postgres.columns: {c.column!r}: write schema.table.column")
         schema, table, name = parts
+        if len(name.encode()) > LONGEST_COLUMN_BYTES:
+            raise ConfigError(
+                f"postgres.columns: {c.column!r}: the name of a protected column has at most"
+                f" {LONGEST_COLUMN_BYTES} bytes, since names are derived from it"
+            )
         declared = resolve_type(c.type)
         found[schema, table, name] = ProtectedColumn(
             schema=schema,
@@ -91,6 +112,7 @@ def protected_columns(
             ring=c.ring,
             equality=c.equality,
             pad_to_bytes=padding(c, declared),
+            equal_defaults="equal-defaults" in c.acknowledge,
             null_on_error=c.on_error == "null",
             search=search_of(c),
             layout=c.layout,
@@ -125,15 +147,24 @@ def build_snapshot(
         reads: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for view_schema, view, schema, name in document["reads"] or ():
             reads.setdefault((view_schema, view), []).append((schema, name))
-        for schema, name, kind, definition, parents, columns in document["relations"] or ():
+        for row in document["relations"] or ():
+            schema, name, kind, definition, parents, columns, primary_key, indexes = row
+            described = tuple(Column(*column) for column in columns or ())
             relations[schema, name] = Relation(
                 schema=schema,
                 name=name,
                 kind=kind,
-                columns=tuple(Column(*column) for column in columns or ()),
+                columns=described,
                 definition=definition,
                 parents=tuple((s, t) for s, t in parents or ()),
                 reads=tuple(sorted(reads.get((schema, name), ()))),
+                primary_key=tuple(primary_key or ()),
+                indexes=tuple(indexes or ()),
+                in_clear=tuple(
+                    c.name
+                    for c in described
+                    if (schema, name, c.name) in protected and c.type_oid != BYTEA
+                ),
             )
         schemas = frozenset(document["schemas"] or ())
     except (ValueError, TypeError, KeyError) as error:

@@ -89,13 +89,18 @@ class Entry:
     fields: tuple[Field, ...] | None
     hidden: frozenset[str] = frozenset()
     writable: bool = True
+    absent: frozenset[str] = frozenset()  # protected by the policy, not in our view of the table (yet)
 
     @property
     def protected(self) -> bool:
         return any(isinstance(f.value, Sealed | Broken) for f in self.fields or ())
 
     def named(self, name: str) -> Field | None:
-        return next((f for f in self.fields or () if f.name == name), None)
+        found = next((f for f in self.fields or () if f.name == name), None)
+        if found is None and name in self.absent:
+            # another session may just have added it: it must not be taken for a plain one
+            raise UnknownColumns("42703", f'column "{name}" of "{self.alias}" does not exist')
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,8 @@ class Scope:
                 if doubt and found[0].value is not None:
                     raise refuse("qualify", None, f'column "{name}" could be one of two')
                 return found[0], scope
+            for entry in scope.entries:
+                entry.named(name)
             doubt = doubt or any(e.fields is None for e in scope.entries)
             scope = scope.parent
         return None
@@ -194,6 +201,7 @@ class Names:
         self, snapshot: Snapshot, ctx: SessionContext, views: "Views | None" = None
     ) -> None:
         self.snapshot = snapshot
+        self.ctx = ctx
         path = [ctx.user if s == "$user" else s for s in ctx.search_path]
         self._path = [*(["pg_catalog"] if "pg_catalog" not in path else []), *path]
         self.visited: set[int] = set()  # where the table names stand that were analysed
@@ -232,6 +240,13 @@ class Names:
         if found.definition is not None and not sealed:
             values = self._views.columns(key) if self._views is not None else {}
             return table_entry(found, values, frozenset(), alias, False)
+        if found.in_clear:
+            raise UnknownColumns(
+                "0A000",
+                f'column "{found.name}.{found.in_clear[0]}" is protected by the configuration, but the'
+                " server holds it in clear",
+                "Seal what is there first: docs/how-to/migrate.md.",
+            )
         bx = hidden_names(sealed)
         columns: dict[str, Value] = {n: Sealed(c, c.type) for n, c in sealed.items()}
         return table_entry(found, columns, bx, alias, True)
@@ -259,7 +274,8 @@ def table_entry(
         value = values.get(c.name)
         beside = lead if base and isinstance(value, Sealed) else b""
         fields.append(Field(c.name, value, lead + quoted(c.name), beside, False, c.type_oid))
-    return Entry(alias, tuple(fields), bx, base)
+    absent = frozenset(n for n, v in values.items() if isinstance(v, Sealed)) if base else frozenset()
+    return Entry(alias, tuple(fields), bx, base, absent - {c.name for c in relation.columns})
 
 
 def tables_of(snapshot: Snapshot) -> dict[tuple[str, str], dict[str, ProtectedColumn]]:

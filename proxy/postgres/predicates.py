@@ -82,13 +82,28 @@ RULES: dict[str, tuple[str, str]] = {
     "type": ("no", "Declare the type that the configuration names, or change the configuration."),
     "constraint": (
         "no",
-        "Only NOT NULL, UNIQUE, PRIMARY KEY and REFERENCES hold on sealed values.",
+        "Only NOT NULL, UNIQUE, PRIMARY KEY, REFERENCES (NO ACTION, RESTRICT, ON DELETE CASCADE) and"
+        " IS [NOT] NULL in a CHECK hold on sealed values; check the rest in the application.",
     ),
-    "index": ("no", "Only a plain b-tree or hash index on the column itself is possible."),
+    "index": (
+        "no",
+        "Only an index on the column itself is possible, where its WHERE asks of protected columns"
+        " IS NULL at most.",
+    ),
     "layout": (
         "no",
         "Use `layout: generated`, or write CREATE UNIQUE INDEX: keys need a column of their own.",
     ),
+    "equal defaults": (
+        "no",
+        "Rows that take a default hold the very same bytes: put `equal-defaults` into the column's"
+        " `acknowledge`, or drop the DEFAULT and send the value.",
+    ),
+    "collation": ("no", 'Leave COLLATE out, or use "C": sealed values are compared byte by byte.'),
+    "reference": ("no", "Name the columns: REFERENCES table (column)."),
+    "partition": ("no", "Partition by a column that is not protected."),
+    "like": ("no", "Write the columns out, and list the table in the configuration."),
+    "rename": ("no", "List the new name in the configuration with the same domain, then rename."),
     "alter": ("no", "Migrate the column: create a new one and copy through the proxy."),
 }
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from proxy.native import Watch
 from proxy.postgres import copy, dml
-from proxy.postgres.ddl import Ddl
+from proxy.postgres.ddl.dispatch import ON_POLICY_ALONE, define
 from proxy.postgres.edits import Edits
 from proxy.postgres.grammar import Node, SyntaxProblem, Text, inner, kind
 from proxy.postgres.names import Names, Sealed
@@ -36,7 +36,7 @@ _ANALYSED = (*QUERIES, "explain_stmt", "view_stmt", "create_table_as_stmt")
 # statements that may name a protected table as they are: they move or show no value
 _HARMLESS = frozenset(
     {
-        "drop_stmt", "truncate_stmt", "vacuum_stmt", "lock_stmt", "grant_stmt", "comment_stmt",
+        "drop_stmt", "truncate_stmt", "vacuum_stmt", "lock_stmt", "comment_stmt",
         "reindex_stmt", "alter_owner_stmt", "cluster_stmt", "alter_default_privileges_stmt",
         "create_schema_stmt", "check_point_stmt",
     }
@@ -124,19 +124,23 @@ def _statements(text: Text, names: Names, oids: Sequence[int]) -> tuple[Statemen
 
 def _in_order(text: Text, plans: Sequence[StatementPlan], watch: Watch) -> None:
     """A statement was planned with the settings and the schema of before the text: one that names a
-    protected table cannot follow, in the same text, another that changes them."""
-    changed = False
+    protected table cannot follow, in the same text, another that changes them. Definitions stand on
+    the policy, not on the schema, so they may follow each other."""
+    changed = defined = False
     start = 0
     for i, plan in enumerate(plans):
         last = i + 1 == len(plans)
-        end = len(text.sql) if last else _separator_end(text, text.statements[i])
-        if changed and watch.hit(text.sql[start:end]):
+        raw = text.statements[i]
+        end = len(text.sql) if last else _separator_end(text, raw)
+        stale = changed or (defined and kind(raw.stmt) not in ON_POLICY_ALONE)
+        if stale and watch.hit(text.sql[start:end]):
             raise Refusal(
                 "0A000",
                 "a protected table is named after a change of settings or schema in the same text",
                 "Send the statements one by one.",
             )
-        changed = changed or bool({Effect.SETTINGS_CHANGED, Effect.SCHEMA_CHANGED} & plan.effects)
+        changed = changed or Effect.SETTINGS_CHANGED in plan.effects
+        defined = defined or Effect.SCHEMA_CHANGED in plan.effects
         start = end
 
 
@@ -267,16 +271,7 @@ def analyse(text: Text, node: Node, names: Names, edits: Edits) -> list[Output] 
     if which in ("view_stmt", "create_table_as_stmt"):
         _created_from(text, node, names, edits)
         return None
-    ddl = Ddl(text, edits, names)
-    if which == "create_stmt":
-        ddl.create_table(statement)
-    elif which == "index_stmt":
-        ddl.index(statement)
-    elif which == "alter_table_stmt":
-        ddl.alter_table(statement)
-    elif which == "rename_stmt":
-        _rename(statement, names)
-    else:
+    if not define(text, node, which, names, edits):
         _untouched(text, node, which, names)
     return None
 
@@ -304,34 +299,10 @@ def _created_from(text: Text, node: Node, names: Names, edits: Edits) -> None:
             raise refuse("copy", output.origin.column, "CREATE TABLE AS", target.location + 1)
 
 
-def _rename(statement: Node, names: Names) -> None:
-    schemas = {schema for schema, _, _ in names.snapshot.protected}
-    tables = {table for _, table, _ in names.snapshot.protected}
-    if not statement.HasField("relation"):
-        if {statement.subname, statement.newname} & schemas:
-            raise refuse("alter", None, "renaming to or from the schema of a protected table")
-        return
-    if not statement.subname and statement.newname in tables:
-        raise refuse("alter", None, "renaming a table to a protected table's name")
-    relation = statement.relation
-    sealed = names.protected(names.locate(relation.schemaname, relation.relname))
-    if not sealed:
-        return
-    if not statement.subname or statement.subname in sealed:
-        raise refuse("alter", None, "renaming a protected table or column", 0)
-
-
 def _untouched(text: Text, node: Node, which: str, names: Names) -> None:
     """Any other statement: forwarded unless it names a protected relation and is not harmless."""
     if which in _HARMLESS or which in ("transaction_stmt", *_SETTINGS):
         return
-    if which == "alter_object_schema_stmt":
-        moved = (
-            node.alter_object_schema_stmt.newschema,
-            node.alter_object_schema_stmt.relation.relname,
-        )
-        if names.protected(moved):
-            raise refuse("alter", None, "moving a table to a protected table's name")
     for relation in relations_in(node):
         key = names.locate(relation.schemaname, relation.relname)
         if names.protected(key):

@@ -48,6 +48,7 @@ class ProtectedColumn:
     layout: str = "generated"  # or "expression": nothing beside the column, indexes on expressions
     max_buckets: int = 256  # of one range search
     ascii_case: bool = False  # ILIKE maps A to Z only
+    equal_defaults: bool = False  # the operator accepts that rows with a DEFAULT are seen to be equal
     null_on_error: bool = False  # a value that does not open is NULL for readers
     # what a reader gets instead of the value: a mask, or Verdict.NULL (set for a principal by
     # `masks.shown_to`, never by the configuration of the column)
@@ -61,6 +62,11 @@ class ProtectedColumn:
     def index_column(self) -> str:
         """Name of the generated column that carries the equality tag (layout G)."""
         return f"{self.column}__bx"
+
+    @property
+    def check_name(self) -> str:
+        """Name of the CHECK that only a sealed value passes."""
+        return f"{self.column}__sealed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,9 @@ class Relation:
     definition: str | None = None
     parents: tuple[tuple[str, str], ...] = ()  # inheritance and partition parents (schema, name)
     reads: tuple[tuple[str, str], ...] = ()  # relations that a view's definition names
+    primary_key: tuple[str, ...] = ()  # names of its columns, in order; tags stand for their column
+    indexes: tuple[str, ...] = ()  # their names
+    in_clear: tuple[str, ...] = ()  # columns that the policy protects and that are no bytea
 
 
 @dataclass(frozen=True)
