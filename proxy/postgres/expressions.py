@@ -203,9 +203,10 @@ class Expressions:
             self.query.emit(level, [want])
         elif (extreme := self.ordering.extreme_of(node, scope)) is not None:
             if use is Use.TAG:
-                raise refuse("sorted", column, "comparison with min or max")
-            self.copied(want, Sealed(extreme.column, extreme.column.type))
-            self.ordering.extreme(node.func_call, extreme, scope)
+                comparable(column, extreme.column)
+            else:
+                self.copied(want, Sealed(extreme.column, extreme.column.type))
+            self.ordering.extreme(node.func_call, extreme, scope, use is Use.TAG)
         elif (picked := first_of(node)) is not None:
             self.emit(picked, scope, want, aggregated=True)
             self._call_rest(node.a_indirection.arg.func_call, scope)

@@ -99,11 +99,22 @@ class Grouping:
         if field in scope.grouped:
             text = b"(pg_catalog.array_agg(" + text + b"))[1]"
         if statement.distinct_clause:
-            if kind(statement.distinct_clause[0]) or output is None:
+            keyed = kind(statement.distinct_clause[0])  # DISTINCT ON: its keys come first
+            if self._sealed_key(level, scope) if keyed else output is None:
                 raise refuse("sorted", column, "ORDER BY beside this DISTINCT")
-            level.sorted_by.append(text)
+            if not keyed:
+                level.sorted_by.append(text)
         self.edits.columns.add(column)
         self.edits.replace(*self._span(item.node), text)
+
+    def _sealed_key(self, level: "Level", scope: Scope) -> bool:
+        """Whether DISTINCT ON names a sealed value: by its tag, which does not sort."""
+        for node in level.statement.distinct_clause:
+            output = self._output(node, level.outputs)
+            origin = output.origin if output else self.query.provenance.of(node, scope)
+            if isinstance(origin, Sealed):
+                return True
+        return False
 
     def _sorted(
         self, reference: "Node | None", output: "Output | None", tokens: IndexColumn, scope: Scope

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxy.postgres.edits import Piece
 from proxy.postgres.grammar import Node, kind, strings
-from proxy.postgres.indexing import ORDER, IndexColumn, tokens_of
+from proxy.postgres.indexing import EQUALITY, ORDER, IndexColumn, tokens_of
 from proxy.postgres.names import Scope
 from proxy.postgres.plan import Use
 from proxy.postgres.predicates import refuse
@@ -178,8 +178,8 @@ class Ordering:
             raise refuse("window", column, f"{names[-1]} as a window function", call.location + 1)
         return tokens
 
-    def extreme(self, call: Node, tokens: IndexColumn, scope: Scope) -> None:
-        """min(c) and max(c) become the first of the values by their tokens."""
+    def extreme(self, call: Node, tokens: IndexColumn, scope: Scope, tag: bool = False) -> None:
+        """min(c) and max(c) become the first of the values, or of their tags, by the order tokens."""
         text = self._of.text
         index = text.at(call.location)
         while text.word(index) != "(":
@@ -190,6 +190,8 @@ class Ordering:
         way = b"ASC" if strings(call.funcname)[-1] == "min" else b"DESC"
         place = self._of.tokens_text(call.args[0], scope, tokens)
         value = text.sql[start:end]
+        if tag:
+            value = self._of.tokens_text(call.args[0], scope, IndexColumn(tokens.column, EQUALITY))
         self._of.edits.columns.add(tokens.column)
         self._of.edits.replace(
             call.location, text.ends[close],

@@ -106,6 +106,9 @@ def test_ordered(sql: str, want: str) -> None:
     ("SELECT max(t.born) FILTER (WHERE id > 1) AS m FROM t",
      "SELECT (pg_catalog.array_agg(t.born ORDER BY t.born__ox DESC NULLS LAST) "
      "FILTER (WHERE id > 1))[1] AS m FROM t"),
+    ("SELECT born AS b, count(*) FROM t GROUP BY born ORDER BY b DESC, 2",
+     "SELECT (pg_catalog.array_agg(born))[1] AS b, count(*) FROM t GROUP BY born__bx "
+     "ORDER BY (pg_catalog.array_agg(born__ox))[1] DESC, 2"),
     ("SELECT row_number() OVER (ORDER BY age) FROM t", "SELECT row_number() OVER (ORDER BY age__ox) FROM t"),
     ("SELECT DISTINCT born FROM t ORDER BY born DESC",
      "SELECT DISTINCT ON (born__ox, born__bx) born FROM t ORDER BY born__ox DESC"),
