@@ -12,7 +12,7 @@ from proxy.native import Watch
 from proxy.postgres import copy, dml
 from proxy.postgres.ddl.dispatch import ON_POLICY_ALONE, define
 from proxy.postgres.edits import Edits
-from proxy.postgres.grammar import Node, SyntaxProblem, Text, inner, kind
+from proxy.postgres.grammar import Node, SyntaxProblem, Text, fields, inner, kind, strings
 from proxy.postgres.names import Names, Sealed
 from proxy.postgres.plan import CopyPlan, Effect, Plan, Refusal, SessionContext, StatementPlan
 from proxy.postgres.predicates import refuse
@@ -21,6 +21,11 @@ from proxy.postgres.snapshot import Snapshot
 from proxy.postgres.templates import free_literals
 from proxy.postgres.views import Views
 
+# beginnings of the names of functions that are given SQL or a table as a text
+_RUN_SQL = (
+    "query_to_xml", "cursor_to_xml", "table_to_xml", "schema_to_xml", "database_to_xml", "dblink",
+    "ts_stat", "ts_rewrite", "crosstab", "connectby", "xpath_table",
+)  # fmt: skip
 _MATVIEW = 24  # ObjectType
 _EFFECT_WORDS = (
     "set", "reset", "begin", "start", "commit", "end", "rollback", "abort", "discard", "create",
@@ -158,6 +163,7 @@ def _statement(
     effects = _effects(which, node)
     if _may_set_config(text.sql[start:end]):
         effects |= {Effect.SETTINGS_CHANGED}
+    _no_sql_in_strings(text.sql[start:end], node, names)
     free = free_literals(node) if which in _TEMPLATES else None
     if which in _ANALYSED and not _concerned(node, names):
         return replace(_forwarded(text.sql, start, end, command, effects), free=free)
@@ -200,6 +206,24 @@ def _statement(
         frozenset(edits.compared),
         copied,
     )
+
+
+def _no_sql_in_strings(sql: bytes, node: Node, names: Names) -> None:
+    """Functions that run a text as SQL: what it does to a protected table is not seen here."""
+    low = sql.decode("utf-8", "ignore").lower()
+    if not any(name in low for name in _RUN_SQL) or not any(
+        word.lower() in low for word in names.watched()
+    ):
+        return
+    stack = [node]
+    while stack:
+        message = stack.pop()
+        if message.DESCRIPTOR.name == "FuncCall":
+            name = strings(message.funcname)[-1]
+            if any(name.startswith(known) for known in _RUN_SQL):
+                what = f"{name}() beside the name of a protected table"
+                raise refuse("function", None, what, max(message.location, 0) + 1)
+        stack += fields(message)
 
 
 def _concerned(node: Node, names: Names) -> bool:
