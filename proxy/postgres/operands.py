@@ -14,7 +14,7 @@ from proxy.postgres.predicates import refuse
 from proxy.postgres.ranks import COMPARABLE
 from proxy.postgres.snapshot import BOOL, BPCHAR, TEXT, VARCHAR, ProtectedColumn
 from proxy.postgres.types.operands import NUMBER
-from proxy.postgres.types.registry import is_array, resolve, same_type
+from proxy.postgres.types.registry import codec_for, is_array, resolve, same_type
 
 _FAMILIES = (
     frozenset({25, 1043}),
@@ -146,7 +146,10 @@ class Operands:
             text, type_oid = str(constant.ival.ival).encode(), NUMBER
         if use in _ARRAYS and which != "sval":
             raise refuse("write", column, "this array", position)
-        return Literal(column, use, text, self._cast_type(leaf, column, type_oid), how)
+        oid = self._cast_type(leaf, column, type_oid)
+        if use in _ARRAYS:  # the literal is the array
+            oid = codec_for(oid).array_oid if oid > 0 and not column.type.labels else 0
+        return Literal(column, use, text, oid, how)
 
     def _cut(self, leaf: Leaf, column: ProtectedColumn, use: Use) -> Cast | None:
         """A cast to a type with a length or scale, as the last one of all."""
