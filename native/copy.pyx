@@ -157,6 +157,7 @@ cdef class CopyStream:
         self.limit = limit
         self.look.csv = form == 1
         self.look.marker = marker
+        self.look.servers = not sealing
         self.look.delimiter = delimiter[0]
         self.look.quote = quote[0]
         self.look.escape = escape[0]
@@ -315,6 +316,9 @@ cdef class CopyStream:
         """Resolves escapes or quotes; p then points at the value."""
         if not special:
             return n
+        if special == 2:
+            p[0] += 1
+            return n - 1
         self.raw.n = 0
         pg_room(&self.raw, n + 1)
         if self.look.csv:

@@ -19,6 +19,7 @@ cdef enum:
 cdef struct CopyLook:
     bint csv
     bint marker          # a csv line of only \. ends the stream (servers before 18)
+    bint servers         # written by a server: no newline is escaped, lines end in newlines
     uint8_t delimiter
     uint8_t quote
     uint8_t escape
@@ -41,6 +42,19 @@ cdef int copy_line(const uint8_t* p, Py_ssize_t n, bint last, const CopyLook* lo
     will come). `body` and `taken` are set on _COPY_LINE and _COPY_MARKER."""
     cdef Py_ssize_t i = s.at
     cdef uint8_t c, d
+    cdef const uint8_t* end
+    if i == 0 and s.eol <= _EOL_NL:  # most lines have nothing in them that could end them early
+        end = <const uint8_t*>memchr(p, 10, n)
+        if end != NULL:
+            i = pg_between(p, end)
+            if (memchr(p, look.quote, i) == NULL and memchr(p, 13, i) == NULL and p[0] != 92
+                    if look.csv else look.servers
+                    or memchr(p, 13, i) == NULL and memchr(p, 92, i) == NULL):
+                s.eol = _EOL_NL
+                s.body = i
+                s.taken = i + 1
+                return _COPY_LINE
+            i = 0
     while True:
         if i >= n:
             s.at = i
@@ -131,9 +145,23 @@ cdef int copy_line(const uint8_t* p, Py_ssize_t n, bint last, const CopyLook* lo
 cdef Py_ssize_t copy_field(const uint8_t* p, Py_ssize_t n, Py_ssize_t at, const CopyLook* look,
                            int* special) noexcept nogil:
     """End of the field that starts at `at` of a whole line; -1: a quote is not closed. `special`
-    is 1 when it holds an escape (text) or a quote (csv)."""
+    is 1 when it holds an escape (text) or a quote (csv), 2 when a backslash at its beginning is the only
+    one that is escaped."""
     cdef uint8_t c
+    cdef Py_ssize_t start
+    cdef const uint8_t* end
     special[0] = 0
+    end = <const uint8_t*>memchr(p + at, look.delimiter, n - at)
+    start = n if end == NULL else pg_between(p, end)
+    if look.csv:
+        if memchr(p + at, look.quote, start - at) == NULL:
+            return start
+    elif start - at > 2 and p[at] == 92 and p[at + 1] == 92:
+        if memchr(p + at + 2, 92, start - at - 2) == NULL:
+            special[0] = 2
+            return start
+    elif memchr(p + at, 92, start - at) == NULL:
+        return start
     if not look.csv:
         while at < n:
             c = p[at]

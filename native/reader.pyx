@@ -2,7 +2,7 @@
 # Big-endian reads over untrusted bytes, and the growing output buffer, of the PostgreSQL parts
 # (PostgreSQL documentation, "Message Formats"). No Python object here. A read never happens
 # before its bound was checked by the caller with a subtraction that cannot overflow.
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject

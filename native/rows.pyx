@@ -26,23 +26,27 @@ cdef int _hex_digit(uint8_t c) noexcept nogil:
     return -1
 
 
+cdef int8_t _HEX_VALUE[256]
+for _octet in range(256):
+    _HEX_VALUE[_octet] = <int8_t>_hex_digit(<uint8_t>_octet)
+
+
 cdef Py_ssize_t _bytea_text(const uint8_t* p, Py_ssize_t n, uint8_t* out) noexcept nogil:
     """bytea's text form, hex or escape (PostgreSQL 8.4), into `out` (room for n); -1: malformed."""
     cdef Py_ssize_t i, k = 0
-    cdef int hi, lo
+    cdef int hi, lo, bad = 0
     if n >= 2 and p[0] == 92 and p[1] == 120:
         if n & 1:
             return -1
         i = 2
         while i < n:
-            hi = _hex_digit(p[i])
-            lo = _hex_digit(p[i + 1])
-            if hi < 0 or lo < 0:
-                return -1
-            out[k] = <uint8_t>(hi * 16 + lo)
+            hi = _HEX_VALUE[p[i]]
+            lo = _HEX_VALUE[p[i + 1]]
+            bad |= hi | lo
+            out[k] = <uint8_t>((hi << 4) | (lo & 15))
             k += 1
             i += 2
-        return k
+        return -1 if bad < 0 else k
     i = 0
     while i < n:
         if p[i] != 92:
