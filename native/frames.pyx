@@ -847,11 +847,11 @@ cdef class Wire:
                         self.put_client(body)
                         hide = True
                 if kind == 4:
-                    if e.cookie != NULL and not self.draining:
+                    if e.cookie != NULL and t == 67:
                         cookie = <object>e.cookie
                     self._pop()
                 elif kind == 7 and t != 115:
-                    if e.cookie != NULL and not self.draining:
+                    if e.cookie != NULL:
                         cookie = <object>e.cookie
                 else:
                     raise WireError("server", "completion without a statement")

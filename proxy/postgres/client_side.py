@@ -10,6 +10,7 @@ transaction state and ReadyForQuery are the server's own.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
@@ -24,6 +25,7 @@ from proxy.postgres.copy_data import (
     copy_stream,
     needed_for_copy,
 )
+from proxy.postgres.cursors import changes, needed_for_cursor, resolved
 from proxy.postgres.fast import fast_bind
 from proxy.postgres.messages import (
     BIND,
@@ -165,9 +167,16 @@ class ClientSide:
             raise Malformed("Query without end")
         sql = payload[:-1]
         plan = self._plan(sql, ())
-        clears = bool(session.statements) and _CLEARS.search(sql) is not None
+        plan = self._with_cursors(plan, plan.statements)
+        names = session.statements or session.portals
+        clears = bool(names) and _CLEARS.search(sql) is not None
         if plan.transparent:
-            cookie = QueryAnswer((), (), clears) if clears else None
+            changed = tuple(changes(session, s, {}) for s in plan.statements)
+            cookie = None
+            if any(changed):
+                cookie = QueryAnswer(plan.statements, (None,) * len(changed), clears, changed)
+            elif clears:
+                cookie = QueryAnswer((), (), clears)
             wire.expect(K_QUERY, 0, cookie)
             wire.forward_client()
             self._effects(plan.statements, sql)
@@ -175,6 +184,7 @@ class ClientSide:
         uses = set()
         for s in plan.statements:
             uses |= needed_for_text(s) | needed_for_rows(s.outputs) | needed_for_copy(s.copy)
+            uses |= needed_for_cursor(session, s.cursor)
         codecs = session.codecs(uses)
         ctx = session.text_context
         conforming = session.settings.standard_conforming_strings
@@ -185,7 +195,8 @@ class ClientSide:
         rows = tuple(self._answer_rows(s, codecs) for s in plan.statements)
         opens = any(r is not None and not (isinstance(r, CopyData) and r.inwards) for r in rows)
         wire.put_server(frame(QUERY, text + b"\0"))
-        answer = QueryAnswer(plan.statements, rows, clears)
+        changed = tuple(changes(session, s, codecs) for s in plan.statements)
+        answer = QueryAnswer(plan.statements, rows, clears, changed)
         wire.expect(K_QUERY, F_OPENS if opens else 0, answer)
         wire.drop_client()
         self._effects(plan.statements, sql)
@@ -196,10 +207,25 @@ class ClientSide:
             return self._copy_stream(plan, codecs)
         if plan.outputs is None or not any(plan.outputs):
             return None
-        formats = (0,) * len(plan.visible or ())
+        binary = plan.cursor is not None and plan.cursor.binary
+        formats = (int(binary),) * len(plan.visible or ())
         ctx = self._session.text_context
         operands = Operands((), (), (), ctx)
-        return result_rows(plan.outputs, formats, codecs, ctx, True, plan.check, operands)
+        return result_rows(plan.outputs, formats, codecs, ctx, not binary, plan.check, operands)
+
+    def _with_cursors(self, plan: Plan, statements: tuple[StatementPlan, ...]) -> Plan:
+        """The plan of a text whose FETCHes are known. Raises Uncertain, Refusal."""
+        found = resolved(self._session, statements)
+        if found == statements:
+            return plan
+        if self._session.settings.client_encoding != "UTF8":
+            raise _encoding(self._session.settings.client_encoding)
+        return replace(plan, statements=found)
+
+    def _fetching(self, statement: Statement) -> Statement:
+        """A prepared FETCH yields what its cursor yields now. Raises Uncertain."""
+        (plan,) = resolved(self._session, (statement.plan,))
+        return statement if plan is statement.plan else replace(statement, plan=plan)
 
     def _copy_stream(self, plan: StatementPlan, codecs: Codecs) -> CopyData:
         assert plan.copy is not None
@@ -258,7 +284,11 @@ class ClientSide:
         one = plan.statements[0] if plan.statements else None
         clears = _CLEARS.search(message.sql) is not None
         special = one is not None and (
-            not plan.transparent or plan.sensitive or bool(_LOCAL & one.effects) or clears
+            not plan.transparent
+            or plan.sensitive
+            or bool(_LOCAL & one.effects)
+            or clears
+            or one.cursor is not None
         )
         if one is None or not special:
             change = None
@@ -307,6 +337,7 @@ class ClientSide:
             wire.forward_client()
             return
         self._still(statement)
+        statement = self._fetching(statement)
         plan = statement.plan
         if not plan.rewritten and not plan.outputs:
             change = names.change(message.portal, Portal(statement, None, ()), wire.segment)
@@ -404,7 +435,7 @@ class ClientSide:
         if kind == ord("S"):
             statement = self._statement(name)
             if statement is not None:
-                cookie = DescribeStatement(statement)
+                cookie = DescribeStatement(self._fetching(statement))
         else:
             portal = session.portals.look(name, wire.segment)
             if portal is not None:
@@ -422,7 +453,11 @@ class ClientSide:
             wire.expect(K_EXECUTE)
         else:
             statement = portal.statement
-            cookie = QueryAnswer((), (), True) if statement.clears_statements else None
+            codecs = session.codecs(needed_for_cursor(session, statement.plan.cursor))
+            changed = changes(session, statement.plan, codecs)
+            cookie = None
+            if statement.clears_statements or changed:
+                cookie = QueryAnswer((), (), statement.clears_statements, (changed,))
             rows: RowPlan | CopyData | None = portal.rows
             if statement.plan.copy is not None:
                 codecs = session.codecs(needed_for_copy(statement.plan.copy))

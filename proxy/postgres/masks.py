@@ -20,7 +20,7 @@ _HASH_DIGITS = 16
 
 def shown_to(plan: Plan, decide: Decide) -> Plan:
     """The plan with the outputs that these verdicts leave. A denied column stays: its keys are refused."""
-    if not any((s.outputs and any(s.outputs)) or s.copy for s in plan.statements):
+    if not any((s.outputs and any(s.outputs)) or s.copy or s.cursor for s in plan.statements):
         return plan
     return replace(plan, statements=tuple(_statement(s, decide) for s in plan.statements))
 
@@ -30,6 +30,10 @@ def _statement(statement: StatementPlan, decide: Decide) -> StatementPlan:
     if copied is not None and not copied.inwards:
         columns = tuple((n, None if c is None else _column(c, decide)) for n, c in copied.columns)
         statement = replace(statement, copy=replace(copied, columns=columns))
+    cursor = statement.cursor
+    if cursor is not None and cursor.outputs:
+        shown = tuple(None if c is None else _column(c, decide) for c in cursor.outputs)
+        statement = replace(statement, cursor=replace(cursor, outputs=shown))
     if statement.outputs is None:
         return statement
     hidden = len(statement.check.columns) if statement.check is not None else 0

@@ -193,6 +193,19 @@ class CopyPlan:
         return tuple(column for _, column in self.columns)
 
 
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """What a statement does to the SQL cursor `name`. `verb`: declare, fetch, move or close (of all
+    where the name is empty). `outputs` and `shown`: of a declared query, as in StatementPlan."""
+
+    verb: str
+    name: bytes
+    binary: bool = False
+    hold: bool = False
+    outputs: tuple[ProtectedColumn | None, ...] | None = None
+    shown: tuple[SealedType | None, ...] | None = None
+
+
 @dataclass(frozen=True)
 class StatementPlan:
     """One statement of the client's text.
@@ -222,6 +235,7 @@ class StatementPlan:
     # statement says is true only while they have one index key
     compared: frozenset[ProtectedColumn] = field(default_factory=frozenset)
     copy: CopyPlan | None = None
+    cursor: Cursor | None = None
 
     @property
     def visible(self) -> tuple[ProtectedColumn | None, ...] | None:
@@ -242,7 +256,10 @@ class Plan:
     @property
     def transparent(self) -> bool:
         """Nothing protected is touched: the client's bytes are forwarded as they came."""
-        return not any(s.rewritten or s.outputs or s.copy for s in self.statements)
+        return not any(
+            s.rewritten or s.outputs or s.copy or (s.cursor and s.cursor.outputs)
+            for s in self.statements
+        )
 
 
 class Refusal(Exception):

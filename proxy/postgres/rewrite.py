@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from proxy.native import Watch
 from proxy.postgres import copy, dml
+from proxy.postgres.cursor_plan import cursor_of
 from proxy.postgres.ddl.dispatch import ON_POLICY_ALONE, define
 from proxy.postgres.edits import Edits
 from proxy.postgres.grammar import Node, SyntaxProblem, Text, fields, inner, kind, strings
@@ -29,7 +30,7 @@ _RUN_SQL = (
 _MATVIEW = 24  # ObjectType
 _EFFECT_WORDS = (
     "set", "reset", "begin", "start", "commit", "end", "rollback", "abort", "discard", "create",
-    "alter", "drop", "do", "import", "copy", "set_config",
+    "alter", "drop", "do", "import", "copy", "set_config", "declare", "fetch", "move", "close",
 )  # fmt: skip
 # statements about names that the session keeps: the plan of an inner statement, or its end
 _SESSION_WORDS = ("prepare", "execute", "deallocate", "declare", "fetch", "move", "close")
@@ -172,22 +173,29 @@ def _statement(
     try:
         if which == "copy_stmt":
             outputs, copied = None, _copy(text, node.copy_stmt, names, edits)
+        elif which == "declare_cursor_stmt":
+            outputs = analyse(text, node.declare_cursor_stmt.query, names, edits)
         else:
             outputs = analyse(text, node, names, edits)
         segments, params, clients = edits.result(text.sql, start, end, oids)
     except (AssertionError, IndexError, RecursionError, SyntaxProblem):
         # an invariant of ours does not hold for this form: then nothing is proven
         raise refuse("statement", None, "this form of statement") from None
-    if which in _ANALYSED or which == "copy_stmt":
+    if which in (*_ANALYSED, "copy_stmt", "declare_cursor_stmt"):
         _all_seen(node, names)
     origins = [o.origin if isinstance(o.origin, Sealed) else None for o in outputs or []]
     sealed = tuple(None if o is None else o.column for o in origins)
+    cursor = cursor_of(which, node)
     if not edits.any and not any(sealed) and not edits.columns:
-        return replace(_forwarded(text.sql, start, end, command, effects), free=free)
+        plain = _forwarded(text.sql, start, end, command, effects)
+        return replace(plain, free=free, cursor=cursor)
     check = edits.check()
     if check is not None and which not in ("select_stmt", "explain_stmt"):
         raise refuse("recheck", check.columns[0], f"this search in {_shown(which)}")
     shown = tuple(None if o is None or o.shown == o.column.type else o.shown for o in origins)
+    if which == "declare_cursor_stmt" and cursor is not None and any(sealed):
+        cursor = replace(cursor, outputs=sealed, shown=shown if any(shown) else None)
+        sealed = shown = ()
     if not edits.any:  # read as it stands: only the answers change
         segments = (text.sql[start:end],)
     return StatementPlan(
@@ -205,6 +213,7 @@ def _statement(
         shown if any(shown) else None,
         frozenset(edits.compared),
         copied,
+        cursor,
     )
 
 

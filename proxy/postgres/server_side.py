@@ -61,7 +61,21 @@ class QueryAnswer:
     statements: tuple[StatementPlan, ...]
     rows: tuple[ResultRows | CopyData | None, ...]
     clears: bool = False  # DEALLOCATE or DISCARD is in it
+    changes: tuple[list[Change[Portal]], ...] = ()  # what each does to the names of cursors
     index: int = 0
+
+    def settle(self) -> bool:
+        """The statement at hand was completed; whether that changed a name."""
+        here = self.changes[self.index] if self.index < len(self.changes) else []
+        for change in here:
+            change.done()
+        return bool(here)
+
+    def lost(self) -> None:
+        """The statement at hand, and with it all that follow, failed."""
+        for here in self.changes[self.index :]:
+            for change in here:
+                change.lost()
 
 
 @dataclass(frozen=True)
@@ -153,7 +167,7 @@ class ServerSide:
                     type_oid=t.oid,
                     typlen=t.typlen,
                     typmod=t.typmod,
-                    format=formats[i] if formats else 0,
+                    format=formats[i] if formats else fields[i].format,
                 )
         told = row_description(fields)
         if isinstance(cookie, FastDescribe):
@@ -193,11 +207,15 @@ class ServerSide:
     def _complete(self, tag: bytes, cookie: object) -> None:
         if not isinstance(cookie, QueryAnswer):
             return
+        if cookie.settle():
+            self._session.wire.watch_ready = True  # cursors end with the transaction
         if cookie.statements:
             cookie.index += 1
             self._session.wire.set_rows(None)
         if cookie.clears and tag in _CLEARING_TAGS:
             self._session.statements.forget()
+            if tag == b"DISCARD ALL\0":
+                self._session.portals.forget()
             self._session.wire.forget_fast()
 
     def _row_failed(self, error: object, cookie: object) -> None:
@@ -255,7 +273,7 @@ class ServerSide:
         fields = error_fields(payload)
         if isinstance(cookie, list):
             for lost in cookie:
-                if isinstance(lost, Change):
+                if isinstance(lost, Change | QueryAnswer):
                     lost.lost()
                 elif isinstance(lost, Injection) and not lost.lost:
                     self._injection_lost(lost, cookie[0] is True, fields.get("C", ""))

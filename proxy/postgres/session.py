@@ -411,7 +411,7 @@ class Session:
         self.wire.watch_ready = True
 
     def transaction_ended(self) -> None:
-        self.portals.forget()
+        self.portals.forget(lambda portal: portal.cursor is not None and portal.cursor.hold)
         self.settings.transaction_ended()
         if not self.settings.known:
             self.wire.forget_fast()

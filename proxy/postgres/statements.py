@@ -10,12 +10,13 @@ for later segments the name is uncertain until the answer is there.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from proxy.native import RowPlan
 from proxy.postgres.messages import Bind
-from proxy.postgres.plan import StatementPlan
+from proxy.postgres.plan import Cursor, StatementPlan
 from proxy.postgres.snapshot import ProtectedColumn
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Portal:
     statement: Statement
     rows: RowPlan | None
     result_formats: tuple[int, ...]  # the client's, one per output column where `rows` is set
+    cursor: Cursor | None = None  # made by DECLARE
 
 
 @dataclass(eq=False)
@@ -121,8 +123,9 @@ class Names(Generic[T]):
         if slot.current is None and not slot.changes:
             del self.table[name]
 
-    def forget(self) -> None:
-        """The server has dropped all names; changes on their way stay."""
+    def forget(self, keep: Callable[[T], bool] = lambda value: False) -> None:
+        """The server has dropped all names but those to keep; changes on their way stay."""
         for name, slot in list(self.table.items()):
-            slot.current = None
+            if slot.current is not None and not keep(slot.current):
+                slot.current = None
             self._tidy(name, slot)

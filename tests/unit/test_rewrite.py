@@ -105,7 +105,7 @@ def test_forwarded(sql: str) -> None:
     "DO $$ BEGIN DELETE FROM users; END $$",
     "INSERT INTO plain SELECT id, email FROM users", "UPDATE users SET email = upper($1)",
     "SELECT id FROM users WHERE email LIKE 'a%'", "PREPARE p AS SELECT * FROM users",
-    "DECLARE c CURSOR FOR SELECT * FROM users",
+    "DECLARE c CURSOR FOR SELECT lower(email) FROM users",
     "CREATE TABLE x AS SELECT * FROM users", "CREATE TABLE fresh (email int)",
     "ALTER TABLE users RENAME COLUMN email TO e", "SELECT (u).email FROM users u",
     "SELECT max(email) FROM users",
