@@ -89,7 +89,9 @@ class Entry:
     fields: tuple[Field, ...] | None
     hidden: frozenset[str] = frozenset()
     writable: bool = True
-    absent: frozenset[str] = frozenset()  # protected by the policy, not in our view of the table (yet)
+    absent: frozenset[str] = (
+        frozenset()
+    )  # protected by the policy, not in our view of the table (yet)
 
     @property
     def protected(self) -> bool:
@@ -274,7 +276,9 @@ def table_entry(
         value = values.get(c.name)
         beside = lead if base and isinstance(value, Sealed) else b""
         fields.append(Field(c.name, value, lead + quoted(c.name), beside, False, c.type_oid))
-    absent = frozenset(n for n, v in values.items() if isinstance(v, Sealed)) if base else frozenset()
+    absent = (
+        frozenset(n for n, v in values.items() if isinstance(v, Sealed)) if base else frozenset()
+    )
     return Entry(alias, tuple(fields), bx, base, absent - {c.name for c in relation.columns})
 
 

@@ -104,6 +104,7 @@ class Rechecks:
 
     def _allowed(self, statement: Node, scope: Scope, column: ProtectedColumn) -> None:
         around = (
+            ("no target list", not statement.target_list),
             ("WITH TIES", statement.limit_option == _WITH_TIES),
             ("DISTINCT", len(statement.distinct_clause)),
             ("GROUP BY", len(statement.group_clause) or statement.having_clause.ByteSize()),

@@ -48,7 +48,9 @@ class ProtectedColumn:
     layout: str = "generated"  # or "expression": nothing beside the column, indexes on expressions
     max_buckets: int = 256  # of one range search
     ascii_case: bool = False  # ILIKE maps A to Z only
-    equal_defaults: bool = False  # the operator accepts that rows with a DEFAULT are seen to be equal
+    equal_defaults: bool = (
+        False  # the operator accepts that rows with a DEFAULT are seen to be equal
+    )
     null_on_error: bool = False  # a value that does not open is NULL for readers
     # what a reader gets instead of the value: a mask, or Verdict.NULL (set for a principal by
     # `masks.shown_to`, never by the configuration of the column)

@@ -200,6 +200,77 @@ def test_the_completion_counts_the_rows_that_stay(pair: Pair) -> None:
     assert [d.name for d in simple.description] == ["id"], "the hidden column is not described"
 
 
+def test_copied_rows_are_found_and_a_copy_of_a_search_is_refused(pair: Pair) -> None:
+    rows = [(5000 + i, f"copied banana {i}", date(2000, 5, i + 1)) for i in range(5)]
+    for connection, table in ((pair.direct, "plain"), (pair.through, "sealed")):
+        with connection.cursor() as cursor, cursor.copy(f"COPY {table} (id, gram, day) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+    found = pair.same("SELECT id, gram FROM {t} WHERE gram LIKE %s AND day > %s ORDER BY id",
+                      ["%copied%", date(2000, 5, 2)])  # fmt: skip
+    assert len(found) == 3
+    for statement in (
+        "COPY (SELECT id FROM sealed WHERE gram LIKE '%copied%') TO STDOUT",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM sealed WHERE gram LIKE '%copied%'",
+        "PREPARE p AS SELECT id FROM sealed WHERE gram LIKE '%copied%'",
+        "CREATE TABLE x AS SELECT id FROM sealed WHERE gram LIKE '%copied%'",
+    ):
+        with pytest.raises(psycopg.errors.FeatureNotSupported):
+            pair.through.execute(statement)
+    with psycopg.ClientCursor(pair.through) as cursor, cursor.copy("COPY sealed (id, gram) TO STDOUT") as out:
+        assert b"copied banana 3" in b"".join(bytes(part) for part in out)
+    pair.direct.execute("DELETE FROM plain WHERE id >= 5000")
+    pair.through.execute("DELETE FROM sealed WHERE id >= 5000")
+
+
+def test_a_hidden_value_that_does_not_open_is_an_error_and_no_missing_row(
+    stack: tuple[Postgres, Pair, Tap], pair: Pair
+) -> None:
+    pair.through.execute("INSERT INTO sealed (id, gram) VALUES (6000, 'zzzz banana')")
+    pair.direct.execute(
+        "UPDATE sealed SET gram = set_byte(gram, octet_length(gram) - 1,"
+        " 255 - get_byte(gram, octet_length(gram) - 1)) WHERE id = 6000"
+    )
+    with pytest.raises(psycopg.errors.DataCorrupted, match="gram"):
+        pair.through.execute("SELECT id FROM sealed WHERE gram LIKE '%zzzz%'")
+    pair.through.execute("DELETE FROM sealed WHERE id = 6000")
+
+
+def test_random_conditions(pair: Pair) -> None:
+    """Ranges and patterns joined at random, by AND with anything and by OR with each other."""
+    draw = random.Random(SEED + 2)
+
+    def term() -> str:
+        low = Decimal(draw.randint(0, 90000)) / 100
+        day = date(2000, 1, 1) + timedelta(days=draw.randint(0, 360))
+        sign = draw.choice(["<", "<=", ">", ">=", "="])
+        return draw.choice([
+            f"pay BETWEEN {low} AND {low + draw.randint(0, 300)}", f"pay {sign} {low}",
+            f"day {draw.choice(['<', '>='])} '{day}'", f"num {sign} {draw.randint(-15, 15)}.0",
+            f"gram {draw.choice(['LIKE', 'ILIKE'])} '%{draw.choice(['ana', 'BAN', 'xxx', 'line'])}%'",
+            f"duo ILIKE '{draw.choice(['ba', 'na', 'x'])}%{draw.choice(['an', 'na'])}%'",
+        ])  # fmt: skip
+
+    def condition(depth: int) -> str:
+        if depth == 0 or draw.random() < 0.4:
+            return term()
+        joint = draw.choice([" AND ", " OR "])
+        return "(" + joint.join(condition(depth - 1) for _ in range(draw.randint(2, 3))) + ")"
+
+    hits = 0
+    for _ in range(60):
+        where = condition(2)
+        if draw.random() < 0.5:
+            where += f" AND (id {draw.choice(['<', '>'])} {draw.randint(0, 150)} OR id IS NULL)"
+        tail = draw.choice(["", " LIMIT 5", " LIMIT 10 OFFSET 3"])
+        try:
+            sql = f"SELECT id, day FROM {{t}} WHERE {where.replace('%', '%%')} ORDER BY id{tail}"
+            hits += len(pair.same(sql))
+        except psycopg.errors.FeatureNotSupported as refused:
+            assert "more than 8" in str(refused), (where, refused)
+    assert hits > 100
+
+
 def test_limit_and_offset_count_the_rows_that_stay(pair: Pair) -> None:
     for tail in ("LIMIT 3", "LIMIT 3 OFFSET 2", "OFFSET 4", "LIMIT 0", "LIMIT ALL", "OFFSET 1 LIMIT 2"):
         for binary in (False, True):

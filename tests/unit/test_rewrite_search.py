@@ -265,7 +265,7 @@ def test_a_rechecked_plan_hides_its_columns_and_keeps_the_clients_parameters() -
     "DECLARE c CURSOR FOR SELECT id FROM t WHERE pay > 5",
     "SELECT id FROM t WHERE pay > 5 FETCH FIRST ROW ONLY",
     "CREATE TABLE x AS SELECT id FROM t WHERE pay > 5", "SELECT 'x' FROM t WHERE (pay > 5) IS TRUE",
-    "SELECT id FROM t WHERE pay <> 5", "SELECT id FROM t WHERE pay IN (5)",
+    "SELECT FROM t WHERE pay > 5", "SELECT id FROM t WHERE pay <> 5", "SELECT id FROM t WHERE pay IN (5)",
 ])  # fmt: skip
 def test_refused_where_the_superset_would_show(sql: str) -> None:
     with pytest.raises(Refusal):
