@@ -127,6 +127,40 @@ def test_returning_is_masked_too_and_a_masked_reader_cannot_search(place: Place)
             c.execute("INSERT INTO people VALUES (9, 'x@y', '1', 1)")
 
 
+def test_copies_cursors_and_prepared_statements_show_no_more(place: Place) -> None:
+    """Each either masks as a query does, or is refused."""
+    secret = (b"ada@", b"example.org", b"4111111111111111")
+    inside = "SELECT email, card FROM people WHERE id = 1"
+    ways = (
+        ("COPY people TO STDOUT",), ("COPY people TO STDOUT (FORMAT binary)",),
+        (f"COPY ({inside}) TO STDOUT (FORMAT csv)",),
+        ("BEGIN", f"DECLARE c CURSOR FOR {inside}", "FETCH ALL FROM c", "COMMIT"),
+        (f"PREPARE p AS {inside}", "EXECUTE p"),
+        (f"WITH x AS ({inside}) SELECT * FROM x",),
+        (f"{inside} UNION ALL {inside}",),
+    )  # fmt: skip
+    for role in ("clerk", "guest"):
+        for statements in ways:
+            shown = b""
+            with place.connect(role) as c:
+                try:
+                    for sql in statements:
+                        shown += _all_of(c, sql)
+                except psycopg.Error as error:
+                    assert error.sqlstate in ("0A000", "42501"), f"{role} {sql}: {error}"
+            assert b"a***@example.org" in shown or b"example.org" not in shown, f"{role} {sql}"
+            assert not any(s in shown for s in secret if s != b"example.org"), f"{role} {sql}"
+
+
+def _all_of(c: psycopg.Connection[Any], sql: str) -> bytes:
+    if sql.startswith("COPY"):
+        with c.cursor().copy(sql) as copy:
+            return b"".join(bytes(piece) for piece in copy)
+    cur = psycopg.ClientCursor(c)
+    cur.execute(sql)
+    return repr(cur.fetchall()).encode() if cur.description else b""
+
+
 def test_values_padded_to_the_maximum_are_of_one_length(place: Place) -> None:
     with place.connect("app", direct=True) as c:
         sizes = c.execute("SELECT DISTINCT octet_length(card) FROM people WHERE card IS NOT NULL")
