@@ -8,6 +8,13 @@ ROW_INT = 2  # 2, 4 or 8-byte signed integer -> decimal text
 ROW_BOOL = 3  # one byte -> t or f
 ROW_NULL = 4  # NULL whatever is there; needs no codec
 ROW_FIXED = 5  # the bytes that stand in place of the callable; needs no codec
+# rendered natively, by the callable where that does not hold (render.pyx)
+ROW_UUID = 6
+ROW_HEX = 7  # bytea
+ROW_DATE = 8  # ISO, as the two below
+ROW_TIMESTAMP = 10
+ROW_NUMERIC = 11
+ROW_TIMESTAMP_UTC = 12  # with time zone, in a session whose zone is UTC
 ROW_CALL = 9  # ask the Python callable
 ROW_LENIENT = 16  # flag: a value that does not open is NULL, and `value_lost` is told
 
@@ -65,28 +72,6 @@ cdef Py_ssize_t _bytea_text(const uint8_t* p, Py_ssize_t n, uint8_t* out) noexce
     return k
 
 
-cdef Py_ssize_t _decimal(int64_t v, uint8_t* out) noexcept nogil:
-    """Decimal text of v into `out` (room for 20)."""
-    cdef uint8_t digits[20]
-    cdef Py_ssize_t n = 0, k = 0
-    cdef uint64_t u = <uint64_t>v
-    if v < 0:
-        u = 0 - u
-        out[0] = 45
-        k = 1
-    while True:
-        digits[n] = <uint8_t>(48 + u % 10)
-        n += 1
-        u //= 10
-        if u == 0:
-            break
-    while n > 0:
-        n -= 1
-        out[k] = digits[n]
-        k += 1
-    return k
-
-
 cdef Py_ssize_t pg_open_value(object codec, const uint8_t* value, Py_ssize_t n,
                               uint8_t* out) except -1:
     """Opens into `out` (room for n). Any object with `open` serves; a ColumnCodec natively."""
@@ -107,6 +92,9 @@ cdef Py_ssize_t pg_render(int kind, object call, Py_ssize_t got, PgOut* out,
     cdef uint8_t* q = out.p + out.n + gap
     cdef int64_t number
     cdef bytes rendered
+    cdef uint8_t text[_RENDERED_MOST]
+    cdef uint8_t byte
+    cdef Py_ssize_t i
     if kind == 2:
         if got == 2:
             number = <int16_t>pg_u16(q)
@@ -121,7 +109,25 @@ cdef Py_ssize_t pg_render(int kind, object call, Py_ssize_t got, PgOut* out,
         if got != 1:
             raise RowShape("boolean width")
         q[0] = 116 if q[0] else 102
-    elif kind == 9:
+    elif kind == 7:
+        pg_room(out, gap + 2 * got + 2)
+        q = out.p + out.n + gap
+        i = got
+        while i > 0:  # from the end: the text grows over the value
+            i -= 1
+            byte = q[i]
+            q[2 * i + 3] = _HEX[byte & 15]
+            q[2 * i + 2] = _HEX[byte >> 4]
+        q[0] = 92
+        q[1] = 120
+        return 2 * got + 2
+    elif kind >= 6:
+        if kind != 9:
+            i = _hot_text(kind, q, got, text)
+            if i >= 0:
+                memcpy(pg_room(out, gap + i) + gap, text, i)
+                OPENSSL_cleanse(text, i)
+                return i
         rendered = call(PyBytes_FromStringAndSize(<char*>q, got))
         got = PyBytes_GET_SIZE(rendered)
         q = pg_room(out, got + gap) + gap

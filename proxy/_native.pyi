@@ -141,8 +141,16 @@ ROW_INT: int
 ROW_BOOL: int
 ROW_NULL: int
 ROW_FIXED: int
+ROW_UUID: int
+ROW_HEX: int
+ROW_DATE: int
+ROW_TIMESTAMP: int
+ROW_NUMERIC: int
+ROW_TIMESTAMP_UTC: int
 ROW_CALL: int
 ROW_LENIENT: int
+
+def hot_text(kind: int, value: bytes) -> bytes | None: ...
 
 class RowShape(ValueError): ...
 

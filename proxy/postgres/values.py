@@ -18,11 +18,17 @@ from proxy.native import (
     ROW_BOOL,
     ROW_CALL,
     ROW_COPY,
+    ROW_DATE,
     ROW_FIXED,
+    ROW_HEX,
     ROW_INT,
     ROW_LENIENT,
     ROW_NULL,
+    ROW_NUMERIC,
     ROW_TEXT,
+    ROW_TIMESTAMP,
+    ROW_TIMESTAMP_UTC,
+    ROW_UUID,
     RowPlan,
 )
 from proxy.policy.model import Action, Mask
@@ -46,10 +52,15 @@ from proxy.postgres.snapshot import (
     BOOL,
     BPCHAR,
     BYTEA,
+    DATE,
     INT2,
     INT4,
     INT8,
+    NUMERIC,
     TEXT,
+    TIMESTAMP,
+    TIMESTAMPTZ,
+    UUID,
     VARCHAR,
     ProtectedColumn,
     SealedType,
@@ -76,6 +87,9 @@ Codecs = Mapping[KeyUse, "ColumnCodec"]
 _JSON = 114
 _KIND = {TEXT: ROW_TEXT, VARCHAR: ROW_TEXT, BPCHAR: ROW_TEXT, _JSON: ROW_TEXT}
 _KIND |= {INT2: ROW_INT, INT4: ROW_INT, INT8: ROW_INT, BOOL: ROW_BOOL}
+_ALONE = frozenset(_KIND.values())  # rendered natively whatever the value
+_KIND |= {UUID: ROW_UUID, NUMERIC: ROW_NUMERIC}
+_UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Etc/UCT", "UCT", "Zulu", "Etc/Zulu")
 NO_TAG = bytes(16)  # no tag is ever all zeros: what the server would compare, and nothing equals
 
 
@@ -172,7 +186,8 @@ def seal_text(literal: Literal, codecs: Codecs, ctx: TextContext, several: bool 
     oid = type_of_number(literal.text) if literal.oid == NUMBER else literal.oid
     if literal.use in LOOKUPS:
         return lookup(literal.use, column, literal.text, 0, oid, codec, ctx)
-    items = items_of(column, literal.use, literal.text, 0, oid, literal.how, ctx)
+    given = 0 if literal.use in ARRAYS else oid  # a cast to an array names its elements' type
+    items = items_of(column, literal.use, literal.text, 0, given, literal.how, ctx)
     return _written(codec, literal.use, several, items)
 
 
@@ -387,11 +402,25 @@ def row_columns(
             columns.append((codec, ROW_CALL | lenient, _masker(shown, column, made, index)))
         elif fmt == 1:
             columns.append((codec, ROW_COPY | lenient, None))
-        elif column.type.oid in _KIND:
-            columns.append((codec, _KIND[column.type.oid] | lenient, None))
         else:
-            columns.append((codec, ROW_CALL | lenient, _renderer(column.type, ctx)))
+            kind = _kind(column.type.oid, ctx)
+            render = None if kind in _ALONE else _renderer(column.type, ctx)
+            columns.append((codec, kind | lenient, render))
     return columns
+
+
+def _kind(oid: int, ctx: TextContext) -> int:
+    """How a value is rendered as text under these settings: natively where that gives the same."""
+    if oid in _KIND:
+        return _KIND[oid]
+    iso = ctx.date_style.startswith("ISO")
+    if oid == BYTEA and ctx.bytea_output == "hex":
+        return ROW_HEX
+    if iso and oid in (DATE, TIMESTAMP):
+        return ROW_DATE if oid == DATE else ROW_TIMESTAMP
+    if iso and oid == TIMESTAMPTZ and ctx.time_zone in _UTC:
+        return ROW_TIMESTAMP_UTC
+    return ROW_CALL
 
 
 def _masker(
