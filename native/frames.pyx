@@ -979,6 +979,10 @@ cdef class Wire:
                              <object>e.rows if e.rows != NULL else None))
                 if t == 71:
                     self._enter_copy_in()
+            elif t == 87:  # CopyBothResponse: of START_REPLICATION alone
+                if kind != 7:
+                    raise WireError("server", "copy without a statement")
+                self.copy_in = True
             elif t == 99:  # CopyDone
                 if kind != 4 and kind != 7:
                     raise WireError("server", "copy without a statement")

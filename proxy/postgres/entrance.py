@@ -20,6 +20,7 @@ from proxy.postgres import sqlstate
 from proxy.postgres.client_login import ClientLogin, LoginFailed
 from proxy.postgres.hosts import Host
 from proxy.postgres.messages import AUTHENTICATION, PASSWORD, Malformed, frame
+from proxy.postgres.replication import ReplicationSession
 from proxy.postgres.server_login import ServerLogin
 from proxy.postgres.session import Session
 from proxy.postgres.startup import (
@@ -248,7 +249,8 @@ class _Entrance:
         logged_in: bool = False,
     ) -> Session:
         client = self._connection.tls
-        return Session(
+        kind = ReplicationSession if startup.replication else Session
+        return kind(
             self._listener.site,
             startup,
             any_tls=client is not None or host.upstream.tls is not None,

@@ -55,16 +55,18 @@ class Session:
         principal: Principal | None = None,
         logged_in: bool = False,
         negotiation: Negotiation | None = None,
+        protected: bool | None = None,
     ) -> None:
         """`any_tls`: TLS ends here, on either leg; `same_certificate`: on both, with one and the
         same certificate, so that SCRAM channel binding holds from end to end. `principal`: who the
         client is once it is let in (default: the role); `logged_in`: the server has taken the
         start-up packet and the proxy's own credentials already; `negotiation`: what the client is
-        to be told of its protocol version."""
+        to be told of its protocol version; `protected`: whether statements are looked at, whatever
+        the database."""
         self.site = site
         self.startup = startup
         self.withdraw_binding = any_tls and not same_certificate
-        self.protected = site.protects(startup.database)
+        self.protected = site.protects(startup.database) if protected is None else protected
         self.settings = Settings(startup.parameters)
         self.principal: Principal | None = None  # known after AuthenticationOk
         self.becomes = principal or Principal("postgres", startup.user)
