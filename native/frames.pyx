@@ -113,6 +113,7 @@ cdef class Wire:
     cdef bint hands_off
     cdef readonly bint server_skips
     cdef readonly bint copy_in  # the server reads CopyData
+    cdef public bint unflushed  # the server need not answer yet to what it got last
     cdef readonly bint stalled  # the next client message waits for answers
     cdef readonly bint draining
     cdef readonly bint segment_open  # extended messages since the last Sync or Query
@@ -192,6 +193,7 @@ cdef class Wire:
             self.executes = 0
         elif kind == 4:
             self.executes += 1
+        self.unflushed = self.segment_open
         return 0
 
     cdef int _pop(self) except -1:
@@ -689,7 +691,7 @@ cdef class Wire:
                 self.discard = False
                 self._sent(6)
             elif t == 72:  # Flush
-                pass
+                self.unflushed = False
             elif t == 102 and self.copier is not None:  # CopyFail; its text may quote data
                 show = True
             elif t == 99 or t == 102:  # CopyDone, CopyFail

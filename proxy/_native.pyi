@@ -224,6 +224,7 @@ class Wire:
     fast: dict[bytes, FastBind]
     parses: dict[bytes, FastParse]
     watch: Watch | None
+    unflushed: bool
     def __init__(
         self,
         limit: int,

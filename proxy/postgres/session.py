@@ -94,7 +94,6 @@ class Session:
         self._rows: ResultRows | CopyData | None = None  # rows that wait for their keys
         self.copying: CopyData | None = None  # COPY FROM STDIN in progress, or the last
         self._copy_waits = False  # ... for its keys
-        self._flushed = False  # for the stall at hand
         self._granted: dict[Use, ColumnCodec] = {}
         self._local: Snapshot | None = None  # schema as an open transaction sees it
         self._schema_stale = False
@@ -144,9 +143,9 @@ class Session:
                 continue
             self._handle(kind, payload)
 
-        if wire.stalled and not self._flushed and wire.segment_open:
+        if wire.stalled and wire.unflushed:
             wire.put_server(FLUSH_MESSAGE)
-        self._flushed = wire.stalled
+            wire.unflushed = False
 
     def _copy_failed(self, error: Exception) -> None:
         assert self.copying is not None

@@ -229,7 +229,7 @@ def test_join_on_columns_of_one_domain(people: Stack) -> None:
         "INSERT INTO people (email) SELECT note FROM people",
         "SELECT email__bx FROM people",
         "DO $$ BEGIN UPDATE people SET email = 'x'; END $$",
-        "COPY people (email) FROM STDIN",
+        "COPY people (email) FROM '/tmp/people'",
         "SELECT * FROM people WHERE age = 36",  # no equality search on age
         "CREATE VIEW v AS SELECT upper(email) FROM people",
         "SELECT email::bytea FROM people",

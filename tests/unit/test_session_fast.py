@@ -213,6 +213,22 @@ def test_what_counts_each_use_is_never_native() -> None:
     assert d.session.wire.fast == {}
 
 
+def test_each_wait_for_rows_in_a_pipeline_asks_the_server_to_answer() -> None:
+    """Else both sides wait: the server answers at Sync, which comes after what waits."""
+    d = fast(started())
+    one = bind("", "s", b"a@b") + execute()
+    answer = msg("2") + row(b"1", d.site.codec.seal(b"x")) + msg("C", b"SELECT 1\0")
+    assert kinds(d.client(one + one + one + SYNC)) == "BEBH"
+    d.server(answer)
+    assert kinds(d.sent()) == "EBH"
+    d.server(answer)
+    assert kinds(d.sent()) == "EH", "Sync waits, too: it would commit"
+    d.server(answer)
+    assert kinds(d.sent()) == "S"
+    d.server(READY)
+    assert d.session.idle
+
+
 # ---- the unnamed statement ---------------------------------------------------------------------
 UNNAMED = parse("", SQL.decode()) + bind("", "", b"a@b") + msg("D", b"P\0") + execute() + SYNC
 
