@@ -240,7 +240,10 @@ class Expressions:
 
     def _call_rest(self, call: Node, scope: Scope) -> None:
         for order in call.agg_order:
-            self.query.grouping.sort(order.sort_by, scope)
+            if call.agg_within_group:  # percentile_disc, mode: they give back what they sort by
+                self.plain(order.sort_by.node, scope)
+            else:
+                self.query.grouping.sort(order.sort_by, scope)
         if call.agg_filter.ByteSize():
             self.plain(call.agg_filter, scope)
         if call.HasField("over"):

@@ -115,7 +115,8 @@ class Operands:
         else than the column's type."""
         how = self._cut(leaf, column, use)
         for cast in leaf.casts:
-            if not (use in ORDERED and _orders(cast, column)):
+            literal = kind(leaf.bare) == "a_const"  # a parameter is read as the column's type
+            if not (literal and use in ORDERED and _orders(cast, column)):
                 self.check_cast(cast, column, use in _ARRAYS, any_length=how is not None)
         if use in _ARRAYS and is_array(column.type):
             raise refuse("cast", column, "a list of arrays", leaf.start + 1)
