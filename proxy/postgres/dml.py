@@ -224,6 +224,7 @@ def _assign_row(
 
 def _update(query: Query, statement: Node, scope: Scope) -> Scope:
     inside = Scope(scope)
+    query.edits.where_first = True
     entry = _target(query, statement.relation)
     inside.add(entry)
     for node in statement.from_clause:

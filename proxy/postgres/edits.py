@@ -19,7 +19,7 @@ from proxy.postgres.plan import (
     Test,
     Use,
 )
-from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, TEXT_ARRAY, ProtectedColumn
+from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, TEXT, TEXT_ARRAY, ProtectedColumn
 
 Role = tuple[Use, ProtectedColumn | None]
 _FullRole = tuple[Use, ProtectedColumn | None, How]
@@ -50,6 +50,7 @@ class Edits:
         self._spans: list[tuple[int, int, tuple[Piece, ...]]] = []
         self._passed: dict[int, tuple[int, int]] = {}  # start of a bare $n -> (number, end)
         self._absorbed: dict[int, int] = {}
+        self.where_first = False  # UPDATE: the server finds the types of parameters in WHERE first
         self.limits: tuple[Operand | None, Operand | None] = (None, None)  # LIMIT, OFFSET
         self.checks: list[Test] = []  # of rows, all of which must hold
         self.check_columns: list[ProtectedColumn] = []
@@ -104,7 +105,7 @@ class Edits:
             pieces += [sql[at:a], *replacement]
             at = b
         pieces.append(sql[at:end])
-        numbers, targets, clients = _numbered(pieces, oids, self._absorbed)
+        numbers, targets, clients = _numbered(pieces, oids, self._absorbed, self.where_first)
         self.final = tuple((a, b, tuple(_placed(p, numbers) for p in ps)) for a, b, ps in spans)
         return _joined(pieces, numbers), targets, clients
 
@@ -113,13 +114,15 @@ _Numbers = dict[tuple[int, _FullRole], int]  # (client's number, role) -> the se
 
 
 def _numbered(
-    pieces: list[Piece], oids: Sequence[int], absorbed: dict[int, int]
+    pieces: list[Piece], oids: Sequence[int], absorbed: dict[int, int], where_first: bool
 ) -> tuple[_Numbers, tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
     roles: dict[int, list[_FullRole]] = {}
     found: dict[int, int] = {}
     for piece in pieces:
         if isinstance(piece, ParamRole):
             found.setdefault(piece.number, piece.type_oid)
+            if where_first and piece.type_oid == TEXT:
+                found[piece.number] = TEXT
             known = roles.setdefault(piece.number, [])
             if piece.role not in known:
                 known.append(piece.role)

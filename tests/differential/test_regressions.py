@@ -97,3 +97,8 @@ def test_found_once(twins: Twins, name: str, form: str) -> None:
 def test_a_parameter_beside_a_varchar_column_is_described_as_text(twins: Twins, test: str) -> None:
     sql = f"SELECT id FROM ra WHERE {test}"
     assert twins.sealed.describe(sql, 1) == twins.plain.describe(sql, 1)
+
+
+def test_a_parameter_in_set_and_where_is_described_by_where(twins: Twins) -> None:
+    sql = "UPDATE ra SET v = $1 WHERE v = $1"
+    assert twins.sealed.describe(sql, 1) == twins.plain.describe(sql, 1)
