@@ -25,6 +25,7 @@ from proxy.keys.service import KeyService
 from proxy.policy.model import Action, Principal, Resource
 
 DOMAIN = "shop.public.people.email"
+PURPOSES = ("seal", "equality", "transform", "range", "order", "match")
 
 
 def config(directory: Path, kind: str) -> KeysConfig:
@@ -63,13 +64,15 @@ async def hold(keys: KeysConfig) -> None:
     ask = (Principal("postgres", "app"), Resource("column", DOMAIN, "app"), Action.OPEN)
     held = await service.ring_keys(*ask)
     ring = held.active.handle
-    for purpose in ("seal", "equality"):
+    for purpose in PURPOSES:
         key = held.adopt(kdf.column_key(ring, DOMAIN, purpose))
         sealed = native.xaes_seal(key, b"n" * 24, b"hello", b"")
         assert native.xaes_open(key, b"n" * 24, sealed, b"") == b"hello"
         with contextlib.suppress(native.OpenFailed):
             native.xaes_open(key, b"n" * 24, sealed, b"other")
         native.hmac_sha256(key, b"value")
+        native.hmac_tags(key, [b"abc", b"bcd"], 6)
+        native.order_digits(key, b"\x12\x34\x56\x78", 32)
     # A record that does not open must not leave anything behind either.
     version = (await build.show_ring(keys, "app")).versions[0]
     assert version.wrapped is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.memory.residue_child import DOMAIN
+from tests.memory.residue_child import DOMAIN, PURPOSES
 from tests.memory.scanner import forms, scan
 from tests.system.test_pkcs11 import HERE, MODULE
 
@@ -55,7 +55,7 @@ def test_a_ring_key_is_in_the_arena_while_it_lives_and_nowhere_after(
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
     needles = forms("ring", ring)
-    for purpose in ("seal", "equality"):
+    for purpose in PURPOSES:
         needles |= forms(purpose, column_key(ring, purpose))
     controls = {"control": control}
     child = subprocess.Popen(
