@@ -19,6 +19,7 @@ from proxy.postgres.plan import (
     Test,
     Use,
 )
+from proxy.postgres.predicates import refuse
 from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, TEXT, TEXT_ARRAY, ProtectedColumn
 
 Role = tuple[Use, ProtectedColumn | None]
@@ -50,6 +51,8 @@ class Edits:
         self._spans: list[tuple[int, int, tuple[Piece, ...]]] = []
         self._passed: dict[int, tuple[int, int]] = {}  # start of a bare $n -> (number, end)
         self._absorbed: dict[int, int] = {}
+        self._secret: set[int] = set()  # absorbed ones that are read for a protected column
+        self._nulls: dict[int, tuple[int, int]] = {}  # start of $n IS NULL's operand -> (n, end)
         self.where_first = False  # UPDATE: the server finds the types of parameters in WHERE first
         self.limits: tuple[Operand | None, Operand | None] = (None, None)  # LIMIT, OFFSET
         self.checks: list[Test] = []  # of rows, all of which must hold
@@ -80,9 +83,16 @@ class Edits:
         test = Junction(True, tuple(self.checks))
         return Check(tuple(self.check_columns), test, *self.limits)
 
-    def absorb(self, number: int, oid: int) -> None:
-        """$number is read here, as a value of this type, and need not be one of the server's."""
+    def absorb(self, number: int, oid: int, secret: bool = False) -> None:
+        """$number is read here, as a value of this type, and need not be one of the server's.
+        `secret`: as a value of a protected column."""
         self._absorbed[number] = oid
+        if secret:
+            self._secret.add(number)
+
+    def nullness(self, start: int, end: int, number: int) -> None:
+        """Of $number, which takes start..end with its casts, it only matters whether it is NULL."""
+        self._nulls[start] = (number, end)
 
     def param(self, start: int, end: int, number: int) -> None:
         """An occurrence of $number that goes through as it is."""
@@ -93,8 +103,15 @@ class Edits:
     ) -> tuple[tuple[Segment, ...], tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
         """Segments of sql[start:end], the server's parameters, and what the client sees of its own."""
         spans = list(self._spans)
+        protected = self._protected()
+        for where, (number, stop) in self._nulls.items():
+            column_role = protected.get(number)
+            if column_role is not None:
+                spans.append((where, stop, (ParamRole(number, *_null_role(column_role)),)))
         for where, (number, stop) in self._passed.items():
-            if not any(a <= where < b for a, b, _ in self._spans):
+            if not any(a <= where < b for a, b, _ in spans):
+                if number in protected or number in self._secret:
+                    raise refuse("two roles", None, _TWO_ROLES % number, where + 1)
                 spans.append((where, stop, (ParamRole(number, (Use.PASS, None)),)))
         spans.sort(key=lambda s: (s[0], s[1]))
         pieces: list[Piece] = []
@@ -109,7 +126,23 @@ class Edits:
         self.final = tuple((a, b, tuple(_placed(p, numbers) for p in ps)) for a, b, ps in spans)
         return _joined(pieces, numbers), targets, clients
 
+    def _protected(self) -> dict[int, _FullRole]:
+        """The first role of each parameter that becomes something of a protected column."""
+        found: dict[int, _FullRole] = {}
+        for _, _, pieces in self._spans:
+            for piece in pieces:
+                if isinstance(piece, ParamRole) and piece.role[1] is not None:
+                    found.setdefault(piece.number, piece.role)
+        return found
 
+
+def _null_role(role: _FullRole) -> tuple[Role, How]:
+    """A role in which NULL stays NULL, and a value goes as nothing but what goes anyway."""
+    use, column, how = role
+    return (Use.TAG if use is Use.SEARCH else use, column), how
+
+
+_TWO_ROLES = "parameter $%d is a value of a protected column and, elsewhere, a plain one"
 _Numbers = dict[tuple[int, _FullRole], int]  # (client's number, role) -> the server's number
 
 

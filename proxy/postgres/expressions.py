@@ -331,6 +331,9 @@ class Expressions:
 
     def _nullness(self, node: Node, scope: Scope) -> None:
         """A place where only NULL or not matters."""
+        leaf = self.operands.leaf(node)
+        if leaf is not None and kind(leaf.bare) == "param_ref":
+            self.edits.nullness(leaf.start, leaf.end, leaf.bare.param_ref.number)
         if kind(node) != "column_ref":
             self.as_it_is(node, scope)
             return

@@ -36,6 +36,10 @@ RULES: dict[str, tuple[str, str]] = {
         "Buckets and n-grams give a superset: search in a plain SELECT and count or cut there.",
     ),
     "LIKE": ("no", "Set `match` for the column, or compare whole values with =."),
+    "two roles": (
+        "no",
+        "The server would see the value: send it as a parameter of its own where that is meant.",
+    ),
     "expression": ("no", "Read the column itself and compute in the application."),
     "function": (
         "no",

@@ -365,7 +365,7 @@ class Rechecks:
         if numbers:
             piece = ParamRole(numbers[0] + 1, (use, tree.column), how)
             for number in numbers[1:]:
-                self._of.edits.absorb(number + 1, tree.column.type.oid)
+                self._of.edits.absorb(number + 1, tree.column.type.oid, secret=True)
         place = self._of.tokens_text(tree.reference, scope, tokens)
         if use is Use.MATCH:
             self._of.edits.replace(tree.start, tree.end, b"(" + place + b" @> ", piece, b")")

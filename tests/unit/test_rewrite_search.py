@@ -333,3 +333,29 @@ def test_a_template_serves_other_literals_of_a_search(shape: str, value: str) ->
 ])  # fmt: skip
 def test_where_a_template_could_err_the_grammar_is_asked(shape: str) -> None:
     assert by_template(shape.format("0"), shape.format("5")) is None
+
+
+# -- one parameter in two roles --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sql", "want"), [
+    ("SELECT id FROM t WHERE mail = $1 OR $1 IS NULL", "SELECT id FROM t WHERE mail__bx = $1 OR $2 IS NULL"),
+    ("SELECT id FROM t WHERE age < $1 OR $1::int IS NULL",
+     "SELECT id FROM t WHERE (age__ox >= $1 AND age__ox < $2) OR $1 IS NULL"),
+    ("SELECT id FROM t WHERE id = $1 OR $1::int IS NULL",
+     "SELECT id FROM t WHERE id = $1 OR $1::int IS NULL"),
+])  # fmt: skip
+def test_whether_a_searched_parameter_is_null_shows_nothing_of_it(sql: str, want: str) -> None:
+    assert shown(sql) == want
+    if "mail" in sql:
+        assert [p.use for p in plan(sql).params] == [Use.SEARCH, Use.TAG]
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT id, $1::text FROM t WHERE mail = $1", "SELECT id FROM t WHERE lower(mail) = $1 AND $1 <> ''",
+    "INSERT INTO t (id, mail) VALUES (length($1), $1)", "SELECT id FROM t WHERE age < $1 AND id = $1",
+    "SELECT id FROM t WHERE pay > $1 AND pay < $2 AND id = $2",
+])  # fmt: skip
+def test_a_protected_columns_value_never_goes_in_clear_beside(sql: str) -> None:
+    with pytest.raises(Refusal, match="elsewhere, a plain one"):
+        plan(sql)
