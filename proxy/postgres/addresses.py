@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 
 from proxy.config.model import Address
 from proxy.errors import ConfigError
@@ -31,7 +32,9 @@ def _bound_unix(path: str, mode: int) -> socket.socket:
     probe = socket.socket(socket.AF_UNIX)
     try:
         probe.connect(path)
-    except ConnectionRefusedError:
+    except ConnectionRefusedError:  # also from what is no socket at all
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise ConfigError(f"unix:{path}: is there and is no socket; listen elsewhere") from None
         os.unlink(path)
     except FileNotFoundError:
         pass

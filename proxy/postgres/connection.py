@@ -85,7 +85,9 @@ class Connection(asyncio.Protocol):
         self.server: ServerLeg | None = None
         self.host: Host | None = None
         self.session: Session | None = None
-        self.user: str | None = None
+        self.user: str | None = None  # as it says; `counted` once that is proved
+        self.counted = False
+        self.asked = False  # it has sent something since there is a session
         self.arriving = True  # not authenticated yet
         self.silent = False  # nothing is to be said to the client, not even why it ends
         self.timeouts = Timeouts(listener.config.limits)
@@ -156,6 +158,7 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self._broken(error)
             return
+        self.asked = session.ready
         self._pump()
         if self.timeouts.enabled:
             self.timeouts.client_sent(session.wire.expected, self._loop.time())
@@ -256,9 +259,11 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self._broken(error)
             return
-        if self.arriving and session.ready:
-            self.arriving = False
-            self.listener.arrived()
+        if self.arriving and session.ready and not self.listener.arrived(self):
+            self.fatal(
+                sqlstate.TOO_MANY_CONNECTIONS, f'too many connections for role "{self.user}"'
+            )
+            return
         self._pump()
         if self.timeouts.enabled:
             self.timeouts.server_sent(session.wire.expected)

@@ -94,7 +94,8 @@ class _Entrance:
                 sqlstate.INVALID_AUTHORIZATION, "this listener accepts encrypted connections only"
             )
         identity = self._identity(request)
-        self._listener.count_user(connection, request.user)
+        self._listener.check_user(request.user)
+        connection.user = request.user
         startup, told = for_server(request)
         if config.auth.mode == "passthrough":
             host = await self._open()

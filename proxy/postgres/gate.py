@@ -61,15 +61,20 @@ class Gate:
         self._loop.add_reader(self.sock.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accepts nothing more; who is still at the gate is sent away."""
+        """Takes what the kernel has accepted for us, and nothing more: it would be reset."""
         if not self._open:
             return
+        if self._paused is None:
+            self._accept()
         self._open = False
         if self._paused is None:
             self._loop.remove_reader(self.sock.fileno())
         else:
             self._paused.cancel()
         self.sock.close()
+
+    def send_away(self) -> None:
+        """Whoever is still at the gate."""
         for sock in list(self._peeking):
             self._forget(sock)
             sock.close()

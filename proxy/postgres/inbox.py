@@ -13,6 +13,8 @@ _LIMIT_BYTES = 64 * 1024  # PostgreSQL takes no longer message before authentica
 
 
 class Inbox:
+    __slots__ = ("_data", "_error", "_waiter")
+
     def __init__(self) -> None:
         self._data = b""
         self._waiter: asyncio.Future[None] | None = None

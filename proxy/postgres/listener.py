@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 _TICK_SECONDS = 1.0
+_FIRST_ASK_SECONDS = 0.4  # while draining, for who has just come
 _BYTES = (
     pg_bytes_total.labels("client", "in"),
     pg_bytes_total.labels("client", "out"),
@@ -121,9 +122,18 @@ class PostgresListener:
         self.connections.add(connection)
         self._arriving += 1
 
-    def arrived(self) -> None:
-        """One of the connections is authenticated."""
+    def arrived(self, connection: Connection) -> bool:
+        """It is authenticated. False: its user has as many connections as it may have.
+
+        Only now does it count for its user: who merely claims a name takes nobody's place.
+        """
+        connection.arriving = False
         self._arriving -= 1
+        if connection.user is None or self._full_for(connection.user):
+            return connection.user is None
+        connection.counted = True
+        self._by_user[connection.user] += 1
+        return True
 
     def remove(self, connection: Connection) -> None:
         if connection not in self.connections:
@@ -131,18 +141,19 @@ class PostgresListener:
         self.connections.discard(connection)
         if connection.arriving:
             self._arriving -= 1
-        if connection.user is not None:
+        if connection.counted and connection.user is not None:
             self._by_user[connection.user] -= 1
             if not self._by_user[connection.user]:
                 del self._by_user[connection.user]
 
-    def count_user(self, connection: Connection, user: str) -> None:
-        """Raises Refused when this user has as many connections as it may have."""
+    def _full_for(self, user: str) -> bool:
         limit = self.config.limits.max_connections_per_user
-        if limit and self._by_user[user] >= limit:
+        return bool(limit) and self._by_user[user] >= limit
+
+    def check_user(self, user: str) -> None:
+        """Raises Refused when this user has as many connections as it may have."""
+        if self._full_for(user):
             raise Refused(sqlstate.TOO_MANY_CONNECTIONS, f'too many connections for role "{user}"')
-        connection.user = user
-        self._by_user[user] += 1
 
     def cancel(self, host: Host, key: bytes) -> None:
         """Asks the server to cancel what the backend with this key does, in the background."""
@@ -204,15 +215,22 @@ class PostgresListener:
     async def drain(self, seconds: float) -> None:
         """Stops accepting, ends connections as they fall idle, the rest after `seconds`."""
         self.stop_accepting()
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self.connections:
-            late = asyncio.get_running_loop().time() >= deadline
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        seen: dict[Connection, float] = {}
+        while self.connections or any(gate.arriving for gate in self._gates):
+            now = loop.time()
+            late = now >= deadline
             for connection in list(self.connections):
-                if late or connection.idle:
+                since = seen.setdefault(connection, now)
+                idle = connection.idle and (connection.asked or now - since >= _FIRST_ASK_SECONDS)
+                if late or idle:
                     connection.shut_down()
             if late:
                 break
             await asyncio.sleep(0.02)
+        for gate in self._gates:
+            gate.send_away()
         await asyncio.sleep(0)
         if self._ticker is not None:
             self._ticker.cancel()

@@ -21,6 +21,11 @@ _GRACE_SECONDS = 10.0  # after a cancel request, for the server to obey
 
 
 class Timeouts:
+    __slots__ = (
+        "_busy_since", "_cancelled", "_idle", "_idle_in_transaction", "_quiet_since", "_statement",
+        "enabled",
+    )  # fmt: skip
+
     def __init__(self, limits: PostgresLimits) -> None:
         self.set(limits)
         self._busy_since = 0.0

@@ -312,6 +312,12 @@ def test_revoked_client_certificate_is_refused(postgres, certs, front):
             pass
 
 
+def test_expired_client_certificate_is_refused(postgres, certs, front):
+    settings = config(postgres, tls=client_tls(front, clients=mtls(certs, must_match_user=False)))
+    with Listening(settings) as running, pytest.raises(psycopg.OperationalError):
+        connect(postgres, running.port, **shown(certs.expired("app.example")))
+
+
 # ---- unix sockets ------------------------------------------------------------------------------
 def test_unix_sockets_on_both_legs(folder):
     server = Postgres(folder / "unix")

@@ -164,9 +164,16 @@ def test_new_columns_come_with_new_workers_while_transactions_end_in_peace(postg
         until(lambda: not set(pids) & set(served.proxy.worker_pids()))
 
 
-def test_cancel_reaches_its_session_through_any_of_two_workers(postgres, folder):
-    with Served(folder / "two", postgres, workers=2) as served, contextlib.ExitStack() as stack:
-        sessions = [stack.enter_context(served.connect()) for _ in range(8)]
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+def test_cancel_reaches_its_session_through_any_of_two_workers(postgres, folder, tls):
+    served = Served(folder / f"two-{tls}", postgres, workers=2)
+    if tls:
+        cert, key = Certificates(folder / "certs-two").server()
+        served.document["postgres"]["tls"] = {"cert_file": str(cert), "key_file": str(key)}
+        served.write()
+    how = {"sslmode": "require" if tls else "disable", "channel_binding": "disable"}
+    with served, contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(served.connect(**how)) for _ in range(8)]
         until(lambda: all(w["health"]["postgres"]["connections"] for w in served.status()))
         for c in sessions:
             threading.Timer(0.1, c.cancel_safe).start()
@@ -175,6 +182,28 @@ def test_cancel_reaches_its_session_through_any_of_two_workers(postgres, folder)
                 c.execute("SELECT pg_sleep(20)")
             assert time.monotonic() - start < 10
             assert c.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_two_workers_share_a_unix_socket_that_goes_away_with_them(postgres, folder):
+    served = Served(folder / "unix", postgres, workers=2)
+    path = folder / "unix" / ".s.PGSQL.7001"
+    path.touch()  # not a socket: nothing of ours, so it is not taken away
+    served.document["postgres"]["listen"] = [
+        "127.0.0.1:0", {"unix": str(path), "unix_mode": "0700"}
+    ]  # fmt: skip
+    served.write()
+    served.proxy.init_keys("app")
+    assert "7001" in served.proxy.fails_to_start({**served.proxy.env})
+    path.unlink()
+    with served:
+        where = (
+            f"host={folder / 'unix'} port=7001 user=app password={postgres.password} dbname=shop"
+        )
+        for _ in range(8):
+            with psycopg.connect(where) as c:
+                assert c.execute("SELECT 1").fetchone() == (1,)
+        assert path.stat().st_mode & 0o777 == 0o700
+    assert not path.exists()
 
 
 def test_readiness_shows_the_server_and_the_keys(postgres, folder):

@@ -3,6 +3,8 @@
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.postgres.auth import withdraw_channel_binding
 from proxy.postgres.startup import (
@@ -15,6 +17,7 @@ from proxy.postgres.startup import (
     StartupError,
     StartupMessage,
     StartupReader,
+    for_server,
 )
 from tests.dialogue import startup_packet
 
@@ -101,3 +104,32 @@ def test_unusable_packets_have_an_sqlstate(data: bytes, sqlstate: str):
 def test_channel_binding_is_taken_out_of_the_offer():
     offer = struct.pack("!I", 10) + b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"
     assert withdraw_channel_binding(offer)[5:] == struct.pack("!I", 10) + b"SCRAM-SHA-256\0\0"
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
+
+
+@given(
+    parameters=st.dictionaries(NAMES, NAMES, max_size=4),
+    options=st.lists(NAMES.map("_pq_.".__add__), max_size=2, unique=True),
+    minor=st.integers(0, 0xFFFF),
+    user=st.none() | NAMES,
+)
+def test_what_goes_to_the_server_is_what_both_know(parameters, options, minor, user):
+    asked = parameters | {"user": "app"} | dict.fromkeys(options, "x")
+    packet = bytearray(startup_packet(**asked))
+    packet[6:8] = minor.to_bytes(2, "big")
+    request = read(bytes(packet))
+    assert isinstance(request, StartupMessage)
+    sent, told = for_server(request, user)
+    again = read(sent.packet)
+    assert isinstance(again, StartupMessage)
+    assert again.minor == min(minor, 2)
+    kept = {k: v for k, v in asked.items() if not k.startswith("_pq_.")}
+    expected = kept | {"user": user or "app"}
+    if user not in (None, "app") or again.packet != packet and user is not None:
+        expected.setdefault("database", request.database)
+    assert again.parameters == expected
+    assert (told is None) == (minor <= 2 and not any(k.startswith("_pq_.") for k in asked))
+    if told is None and user in (None, "app"):
+        assert sent.packet == packet, "untouched where nothing has to change"
