@@ -66,6 +66,7 @@ def _config(server: Postgres, watched: bool) -> PostgresConfig:
         upstream_tls=TlsClient(mode="disable"),
         database=DATABASE if watched else server.database,
         catalog=CatalogAccess(user=server.user, password=SecretRef(env="SG_TEST_PG")),
+        fast_path_calls=True,  # psql's \\lo_ commands
         columns=(
             ColumnConfig(
                 column="sealgate_elsewhere.people.email", type="text", ring="app", equality=True
