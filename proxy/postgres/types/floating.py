@@ -46,7 +46,7 @@ class Float(TypeCodec):
             value = _nearest(text)
         else:
             mantissa, _, power = text.lower().partition(b"e")
-            if len(power) > 7:  # beyond all that a float holds
+            if len(power.lstrip(b"+-0")) > 6:  # beyond all that a float holds
                 if mantissa.strip(b"+-0."):
                     raise self._range(text)
                 text = mantissa

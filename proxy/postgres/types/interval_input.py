@@ -27,7 +27,7 @@ _UNITS = {
         "microsecond": "us usec usecond useconds usecs microsecon",
         "millisecond": "ms msec msecs msecond mseconds millisecon",
         "second": "s sec secs second seconds",
-        "minute": "m min mins minute minutes",
+        "minute": "m min mins minute minutes mm",
         "hour": "h hour hours hr hrs",
         "day": "d day days",
         "week": "w week weeks",
@@ -36,7 +36,7 @@ _UNITS = {
         "decade": "dec decs decade decades",
         "century": "c cent century centuries",
         "millennium": "mil mils millennia millennium",
-        "": "qtr quarter timezone",  # of other functions than this
+        "": "qtr quarter timezone dow doy isodow isoyear j jd julian",  # of other functions than this
     }.items()
     for word in words.split()
 }  # fmt: skip

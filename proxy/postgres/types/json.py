@@ -11,7 +11,7 @@ from proxy.postgres.types.text import characters
 
 JSON, JSONB = 114, 3802
 _MAX_DEPTH = 500
-_ESCAPES = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_ESCAPES = re.compile(r"\\u([0-9a-fA-F]{4})|\\.|[^\\]+", re.DOTALL)
 
 
 class _Number(str):
@@ -51,25 +51,28 @@ def _decoded(text: bytes, binary: bool) -> Any:
             object_pairs_hook=_last_wins if binary else None,
         )
     except json.JSONDecodeError as error:
-        if binary and _nul_first(shown[: error.pos]):
-            raise _nul() from None
-        raise DataError("22P02", "invalid input syntax for type json") from None
+        end = len(shown) if error.msg.startswith("Unterminated") else error.pos
+        if error.msg.startswith("Invalid \\u"):  # which is also said of a good one at the very end
+            end += 5
+        wrong = _wrong_escape(shown[:end]) if binary else None
+        raise wrong or DataError("22P02", "invalid input syntax for type json") from None
     except (ValueError, RecursionError):
         raise DataError("22P02", "invalid input syntax for type json") from None
 
 
-def _nul_first(text: str) -> bool:
-    """Whether the first wrong escape is a NUL, and not half of a surrogate pair."""
+def _wrong_escape(text: str) -> DataError | None:
+    """The error of the first escape that is a NUL, or half of a surrogate pair before one."""
+    if "\\u0000" not in text:
+        return None
     high = False
-    for escape in _ESCAPES.finditer(text):
-        code = int(escape[1] or "20", 16)
-        low = 0xDC00 <= code < 0xE000
-        if low != high:
-            return False
+    for token in _ESCAPES.finditer(text):
+        code = int(token[1] or "20", 16)
+        if (0xDC00 <= code < 0xE000) != high:
+            return DataError("22P02", "invalid input syntax for type json")
         high = 0xD800 <= code < 0xDC00
         if code == 0:
-            return True
-    return False
+            return _nul()
+    return None
 
 
 def _nul() -> DataError:
@@ -102,7 +105,14 @@ class Jsonb(TypeCodec):
     canonical_kind = native.CANON_CALL
 
     def parse(self, text: bytes, ctx: TextContext, typmod: int) -> bytes:
-        value = _decoded(text, True)
+        try:
+            value = _decoded(text, True)
+        except DataError as error:
+            first = _wrong_escape(text.decode()) if error.sqlstate == "22P05" else None
+            raise first or error from None
+        wrong = _wrong_escape(text.decode())
+        if wrong is not None:
+            raise wrong
         try:
             return b"\x01" + _shown(value, 0).encode()
         except (RecursionError, UnicodeEncodeError):
