@@ -117,6 +117,9 @@ def _test(test: Test, columns: Sequence[ProtectedColumn], operands: Operands) ->
         if test.every:
             return lambda row: all(part(row) for part in parts)
         return lambda row: any(part(row) for part in parts)
+    if test.sign in ("null", "not null"):
+        holds = (operands.raw(test.operand)[0] is None) == (test.sign == "null")
+        return lambda row: holds
     if test.sign in _SIGNS:
         return _by_rank(test, columns[test.value], operands)
     return _by_pattern(test, columns[test.value], operands)

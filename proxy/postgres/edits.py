@@ -52,6 +52,7 @@ class Edits:
         self._passed: dict[int, tuple[int, int]] = {}  # start of a bare $n -> (number, end)
         self._absorbed: dict[int, int] = {}
         self._secret: set[int] = set()  # absorbed ones that are read for a protected column
+        self._constants: list[tuple[int, int]] = []  # operands of IS NULL that are not NULL
         self._nulls: dict[int, tuple[int, int]] = {}  # start of $n IS NULL's operand -> (n, end)
         self.where_first = False  # UPDATE: the server finds the types of parameters in WHERE first
         self.limits: tuple[Operand | None, Operand | None] = (None, None)  # LIMIT, OFFSET
@@ -90,6 +91,10 @@ class Edits:
         if secret:
             self._secret.add(number)
 
+    def not_null(self, start: int, end: int) -> None:
+        """A constant of which it only matters that it is not NULL: it is not shown to the server."""
+        self._constants.append((start, end))
+
     def nullness(self, start: int, end: int, number: int) -> None:
         """Of $number, which takes start..end with its casts, it only matters whether it is NULL."""
         self._nulls[start] = (number, end)
@@ -103,6 +108,8 @@ class Edits:
     ) -> tuple[tuple[Segment, ...], tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
         """Segments of sql[start:end], the server's parameters, and what the client sees of its own."""
         spans = list(self._spans)
+        if spans:  # else the text stays as it is
+            spans += [(a, b, (b"0",)) for a, b in self._constants]
         protected = self._protected()
         for where, (number, stop) in self._nulls.items():
             column_role = protected.get(number)

@@ -334,6 +334,9 @@ class Expressions:
         leaf = self.operands.leaf(node)
         if leaf is not None and kind(leaf.bare) == "param_ref":
             self.edits.nullness(leaf.start, leaf.end, leaf.bare.param_ref.number)
+        elif leaf is not None and not leaf.bare.a_const.isnull:
+            self.edits.not_null(leaf.start, leaf.end)
+            return
         if kind(node) != "column_ref":
             self.as_it_is(node, scope)
             return

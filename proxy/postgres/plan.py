@@ -79,8 +79,8 @@ How = tuple[Bound, ...] | Pattern | Cast | None
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """One predicate that opened rows are tested for: column `value` of the check, `sign` one of <, <=,
-    >, >=, ~~ (LIKE). `case`: lower or upper is applied to the value before; `pattern_case`: to the
-    pattern."""
+    >, >=, ~~ (LIKE), or "null" and "not null", which are said of the operand alone. `case`: lower or
+    upper is applied to the value before; `pattern_case`: to the pattern."""
 
     value: int
     sign: str

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proxy.postgres.expressions import Expressions
 
 _AND, _OR = 1, 2  # BoolExprType
+_IS_NULL = 1  # NullTestType
 _WITH_TIES = 3  # LimitOption
 _OP, _LIKE, _ILIKE, _BETWEEN = 1, 8, 9, 11  # A_Expr_Kind
 _SIGNS = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "="}  # and turned round
@@ -53,9 +54,21 @@ class _Predicate:
 
 
 @dataclass(frozen=True)
+class _Nullness:
+    """$1 IS NULL beside such predicates: the filter that a client switches off."""
+
+    node: Node
+    operand: Operand
+    null: bool
+
+
+@dataclass(frozen=True)
 class _Tree:
     every: bool
-    parts: tuple[_Predicate | _Tree, ...]
+    parts: tuple[_Predicate | _Nullness | _Tree, ...]
+
+
+_Part = _Predicate | _Nullness | _Tree
 
 
 @dataclass(frozen=True)
@@ -80,11 +93,12 @@ class Rechecks:
         """Handles the whole WHERE clause; the columns that are asked for behind the outputs."""
         conjuncts = _conjuncts(statement.where_clause)
         trees = [self._tree(node, scope) for node in conjuncts]
-        first = next((t for t in trees if t is not None), None)
+        trees = [t if t is not None and _any_column(t) else None for t in trees]
+        first = next((c for t in trees if t is not None and (c := _any_column(t))), None)
         if first is None:
             self._of.plain(statement.where_clause, scope)
             return []
-        self._allowed(statement, scope, _any_column(first))
+        self._allowed(statement, scope, first)
         for node, tree in zip(conjuncts, trees, strict=True):
             if tree is None:
                 self._of.plain(node, scope)
@@ -179,12 +193,20 @@ class Rechecks:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def _tree(self, node: Node, scope: Scope) -> _Predicate | _Tree | None:
+    def _tree(self, node: Node, scope: Scope) -> _Part | None:
         """The predicate or junction of predicates that tokens serve; None for anything else."""
         if kind(node) == "bool_expr" and node.bool_expr.boolop in (_AND, _OR):
             parts = [self._tree(a, scope) for a in node.bool_expr.args]
             known = tuple(p for p in parts if p is not None)
             return _Tree(node.bool_expr.boolop == _AND, known) if len(known) == len(parts) else None
+        if kind(node) == "null_test":
+            leaf = self._of.operands.leaf(node.null_test.arg)
+            if leaf is None:
+                return None
+            operand = Operand(None if leaf.bare.a_const.isnull else b"")
+            if kind(leaf.bare) == "param_ref":
+                operand = Operand(parameter=leaf.bare.param_ref.number - 1)
+            return _Nullness(node, operand, node.null_test.nulltesttype == _IS_NULL)
         if kind(node) != "a_expr":
             return None
         expr = node.a_expr
@@ -317,11 +339,11 @@ class Rechecks:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def _merged(self, trees: list[_Predicate | _Tree]) -> list[_Predicate | _Tree]:
+    def _merged(self, trees: list[_Part]) -> list[_Part]:
         """Ranges of one column reference that all must hold are one range: the later predicates go."""
-        kept: list[_Predicate | _Tree] = []
+        kept: list[_Part] = []
         for tree in trees:
-            if isinstance(tree, _Tree) or tree.pattern is not None:
+            if not isinstance(tree, _Predicate) or tree.pattern is not None:
                 kept.append(tree)
                 continue
             for i, other in enumerate(kept):
@@ -338,7 +360,10 @@ class Rechecks:
         texts = [self._of.text.sql[start:end] for start, end in spans]
         return texts[0] == texts[1] and one.column == other.column
 
-    def _emit(self, tree: _Predicate | _Tree, scope: Scope) -> Test:
+    def _emit(self, tree: _Part, scope: Scope) -> Test:
+        if isinstance(tree, _Nullness):
+            self._of.plain(tree.node, scope)
+            return Leaf(0, "null" if tree.null else "not null", tree.operand)
         if isinstance(tree, _Tree):
             return Junction(tree.every, tuple(self._emit(p, scope) for p in tree.parts))
         column = tree.column
@@ -386,8 +411,11 @@ def _concatenated(node: Node) -> list[Node]:
     return [node]
 
 
-def _any_column(tree: _Predicate | _Tree) -> ProtectedColumn:
-    return _any_column(tree.parts[0]) if isinstance(tree, _Tree) else tree.column
+def _any_column(tree: _Part) -> ProtectedColumn | None:
+    """A column that is searched in it."""
+    if isinstance(tree, _Tree):
+        return next((c for part in tree.parts if (c := _any_column(part)) is not None), None)
+    return tree.column if isinstance(tree, _Predicate) else None
 
 
 def _parameters(how: Pattern | tuple[Bound, ...]) -> list[int]:

@@ -271,6 +271,17 @@ def test_random_conditions(pair: Pair) -> None:
     assert hits > 100
 
 
+def test_a_filter_that_the_client_switches_off_with_null(pair: Pair) -> None:
+    for pattern in ("%ana%", None):
+        for day in (date(2000, 3, 1), None):
+            for binary in (False, True):
+                pair.same(
+                    "SELECT id FROM {t} WHERE (%(p)s::text IS NULL OR gram LIKE %(p)s)"
+                    " AND (day >= %(d)s OR %(d)s::date IS NULL) AND id < 100 ORDER BY id",
+                    {"p": pattern, "d": day}, binary=binary,
+                )  # fmt: skip
+
+
 def test_limit_and_offset_count_the_rows_that_stay(pair: Pair) -> None:
     for tail in ("LIMIT 3", "LIMIT 3 OFFSET 2", "OFFSET 4", "LIMIT 0", "LIMIT ALL", "OFFSET 1 LIMIT 2"):
         for binary in (False, True):
