@@ -278,6 +278,8 @@ class PostgresConfig(_Model):
     keepalive: Keepalive = Keepalive()
     catalog: CatalogAccess
     columns: tuple[ColumnConfig, ...] = ()
+    # queries of the catalogue show protected columns as declared, to all or to these roles
+    catalog_masking: bool | tuple[str, ...] = False
     # fast-path function calls (libpq's PQfn, large objects of some drivers) in that database: their
     # arguments are not looked at
     fast_path_calls: bool = False

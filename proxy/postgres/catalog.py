@@ -1,7 +1,8 @@
 """What does the server's schema look like? Names and types of relations, as one Snapshot.
 
 I/O module: one control connection (asyncpg), shared by all sessions of a listener, opened when
-needed, refreshed after DDL and every `REFRESH_SECONDS`. The same query, run inside a client's own
+needed, refreshed after DDL, every `REFRESH_SECONDS`, and when a look each `LOOK_SECONDS` shows that
+somebody else changed something. The same query, run inside a client's own
 transaction, gives the schema as that transaction sees it (`session.py`). The server is not
 trusted: what is protected comes from the configuration alone.
 """
@@ -37,6 +38,7 @@ from proxy.postgres.upstream import UpstreamError
 log = structlog.get_logger()
 
 REFRESH_SECONDS = 15.0
+LOOK_SECONDS = 1.0  # how often it is asked whether anything changed
 LONGEST_COLUMN_BYTES = 63 - len("__sealed")
 _versions = itertools.count(1)  # one sequence per process: no two snapshots share a number
 
@@ -44,6 +46,12 @@ QUERY = """
 SELECT pg_catalog.json_build_object(
  'schemas', (SELECT pg_catalog.json_agg(n.nspname ORDER BY n.nspname)
              FROM pg_catalog.pg_namespace n),
+ 'system', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(c.relname,
+    (SELECT pg_catalog.json_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+      WHERE a.attrelid = c.oid AND a.attnum > 0)))
+   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  WHERE n.nspname = 'pg_catalog' AND c.relname IN ('pg_attribute', 'pg_constraint', 'pg_index')
+     OR n.nspname = 'information_schema' AND c.relname = 'columns'),
  'reads', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
     vn.nspname, v.relname, rn.nspname, r.relname))
    FROM (SELECT DISTINCT w.ev_class, d.refobjid
@@ -80,6 +88,19 @@ SELECT pg_catalog.json_build_object(
    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
     AND n.nspname <> ALL (ARRAY['pg_catalog', 'information_schema', 'pg_toast'])))::text
+"""
+
+# Does anything look different? Every definition writes a new row version: of pg_class for relations that
+# come, go or get columns, of pg_attribute for changes of the columns themselves.
+CHANGED = """
+SELECT pg_catalog.concat_ws(' ',
+  (SELECT pg_catalog.concat_ws(' ', count(*), max(c.xmin::text::int8), min(c.xmin::text::int8))
+     FROM pg_catalog.pg_class c WHERE c.relpersistence <> 't'),
+  (SELECT pg_catalog.concat_ws(' ', count(*), max(a.xmin::text::int8), min(a.xmin::text::int8),
+          pg_catalog.sum(a.xmin::text::int8))
+     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+    WHERE c.relname = ANY ($1::text[])),
+  (SELECT count(*) FROM pg_catalog.pg_inherits), (SELECT count(*) FROM pg_catalog.pg_namespace))
 """
 
 
@@ -138,9 +159,12 @@ def padding(column: ColumnConfig, declared: SealedType) -> int:
 
 
 def build_snapshot(
-    answer: str, database: str, protected: dict[tuple[str, str, str], ProtectedColumn]
+    answer: str,
+    database: str,
+    protected: dict[tuple[str, str, str], ProtectedColumn],
+    masking: bool | tuple[str, ...] = False,
 ) -> Snapshot:
-    """The snapshot that QUERY's answer describes."""
+    """The snapshot that QUERY's answer describes. `masking`: who sees the catalogue masked."""
     try:
         document = json.loads(answer)
         relations = {}
@@ -167,9 +191,12 @@ def build_snapshot(
                 ),
             )
         schemas = frozenset(document["schemas"] or ())
+        system = {name: tuple(columns) for name, columns in document["system"] or ()}
     except (ValueError, TypeError, KeyError) as error:
         raise CatalogError("the catalogue's answer cannot be read") from error
-    return Snapshot(next(_versions), database, relations, protected, schemas)
+    roles = ("*",) if masking is True else masking or ()
+    version = next(_versions)
+    return Snapshot(version, database, relations, protected, schemas, system, frozenset(roles))
 
 
 class Catalog:
@@ -235,7 +262,9 @@ class Catalog:
             if connection is not None:
                 connection.terminate()
             raise CatalogError(f"{type(error).__name__}: {error}") from None
-        fresh = build_snapshot(answer, self._config.database, self.protected)
+        fresh = build_snapshot(
+            answer, self._config.database, self.protected, self._config.catalog_masking
+        )
         old = self.snapshot
         if self.fresh and fresh.relations == old.relations and fresh.schemas == old.schemas:
             return  # plans made under the old version stay good
@@ -256,9 +285,27 @@ class Catalog:
         raise CatalogError(str(last)) from None
 
     async def _refresh_forever(self) -> None:
+        seen: str | None = None
+        looks = 0
         while True:
-            await asyncio.sleep(REFRESH_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
+            looks += 1
             try:
-                await self.refresh()
+                now = await self._look()
+                if now != seen or looks * LOOK_SECONDS >= REFRESH_SECONDS:
+                    await self.refresh()
+                    seen, looks = now, 0
             except CatalogError as error:
                 log.warning("postgres.catalog_unreadable", reason=str(error))
+
+    async def _look(self) -> str | None:
+        """A text that differs when a definition may have changed; None: not known. Never raises."""
+        connection = self._connection
+        if connection is None or connection.is_closed() or self._flight is not None:
+            return None
+        tables = sorted({table for _, table, _ in self.protected})
+        try:
+            async with asyncio.timeout(10):
+                return str(await connection.fetchval(CHANGED, tables))
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return None

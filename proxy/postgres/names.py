@@ -220,6 +220,11 @@ class Names:
                 return key
         return "", name
 
+    @property
+    def tables(self) -> dict[tuple[str, str], dict[str, ProtectedColumn]]:
+        """All protected columns by table, children included."""
+        return self._tables
+
     def relation(self, key: tuple[str, str]) -> Relation | None:
         return self.snapshot.relations.get(key)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from proxy.native import Watch
-from proxy.postgres import copy, dml
+from proxy.postgres import catalog_masking, copy, dml
 from proxy.postgres.cursor_plan import cursor_of
 from proxy.postgres.ddl.dispatch import ON_POLICY_ALONE, define
 from proxy.postgres.edits import Edits
@@ -63,6 +63,8 @@ class Planner:
         words = [w.lower().encode() for w in sorted(self._views.watched)]
         self._sensitive = Watch(words)
         words += [w.encode() for w in _EFFECT_WORDS]
+        if snapshot.masked_for:
+            words += [w.encode() for w in catalog_masking.WORDS]
         self._watch = Watch(words)
         self._passing = Watch([*words, *(w.encode() for w in _SESSION_WORDS)])
         self._for = snapshot
@@ -167,6 +169,12 @@ def _statement(
     _no_sql_in_strings(text.sql[start:end], node, names)
     free = free_literals(node) if which in _TEMPLATES else None
     if which in _ANALYSED and not _concerned(node, names):
+        if which == "select_stmt" and names.snapshot.masked_for & {"*", names.ctx.user}:
+            masked = Edits()
+            catalog_masking.mask(text, node, names, masked)
+            if masked.any:
+                segments, params, clients = masked.result(text.sql, start, end, oids)
+                return StatementPlan(segments, True, params, clients, None, effects, command)
         return replace(_forwarded(text.sql, start, end, command, effects), free=free)
     edits = Edits()
     copied: CopyPlan | None = None

@@ -168,7 +168,10 @@ class Site:
     def local_snapshot(self, answer: bytes) -> Snapshot:
         """From the answer to `catalog_query` inside a client's transaction."""
         return catalog.build_snapshot(
-            answer.decode(), self.config.database, self._catalog.protected
+            answer.decode(),
+            self.config.database,
+            self._catalog.protected,
+            self.config.catalog_masking,
         )
 
     def plan(

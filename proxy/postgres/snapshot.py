@@ -106,6 +106,9 @@ class Snapshot:
     relations: dict[tuple[str, str], Relation]
     protected: dict[tuple[str, str, str], ProtectedColumn]
     schemas: frozenset[str] = field(default_factory=frozenset)
+    # columns of the system's own relations that `catalog_masking.py` knows
+    system: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    masked_for: frozenset[str] = frozenset()  # roles that see the catalogue masked; "*": all
 
     def protected_columns(self, schema: str, table: str) -> dict[str, ProtectedColumn]:
         """Protected columns of one relation by name; empty when none."""

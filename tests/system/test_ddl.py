@@ -1,6 +1,7 @@
 """DDL through the proxy on a real server: what it leaves there, and that the table then works."""
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def stack():
             database=server.database,
             catalog=CatalogAccess(user=server.user, password=SecretRef(env="SG_TEST_PG")),
             columns=COLUMNS,
+            catalog_masking=True,
         )
         with Listening(config, lambda: software_keys(Path(folder))) as proxy:
             yield server, server.dsn().replace(f"port={server.port}", f"port={proxy.port}")
@@ -242,3 +244,72 @@ def test_a_column_added_elsewhere_is_sealed_at_once(c, direct, stack):
         c.execute("UPDATE users SET nick = 'm' WHERE email = 'secret'")
     c.execute("UPDATE users SET email = 'secret'")
     assert direct.execute("SELECT get_byte(email, 0) FROM users").fetchone() == (197,)
+
+
+DESCRIBED = (
+    "SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.atthasdef"
+    " FROM pg_catalog.pg_attribute a WHERE a.attrelid = 'users'::regclass AND a.attnum > 0 ORDER BY attnum"
+)
+
+
+def test_the_catalogue_shows_columns_as_declared(c, direct):
+    c.execute(
+        "CREATE TABLE users (id int, email varchar(40) PRIMARY KEY, nick text UNIQUE, ssn varchar(40))"
+    )
+    c.execute("CREATE INDEX by_ssn ON users (ssn, id)")
+    c.execute("CREATE TABLE orders (id int, buyer varchar(40) REFERENCES users (email))")
+    assert c.execute(DESCRIBED).fetchall() == [
+        ("id", "integer", False, False), ("email", "character varying(40)", True, False),
+        ("nick", "text", False, False), ("ssn", "character varying(40)", False, False),
+    ]  # fmt: skip
+    assert len(direct.execute(DESCRIBED).fetchall()) == 7
+    shown = c.execute(
+        "SELECT column_name, data_type, character_maximum_length FROM information_schema.columns"
+        " WHERE table_name = %s ORDER BY ordinal_position", ["users"],
+    ).fetchall()  # fmt: skip
+    assert shown[1] == ("email", "character varying", 40) and len(shown) == 4
+    assert sorted(c.execute(
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE conrelid IN ('users'::regclass, 'orders'::regclass) AND contype <> 'n'"
+    ).fetchall()) == [
+        ("orders_buyer_fkey", "FOREIGN KEY (buyer) REFERENCES users(email)"),
+        ("users_nick_key", "UNIQUE (nick)"), ("users_pkey", "PRIMARY KEY (email)"),
+    ]  # fmt: skip
+    keys = c.execute(
+        "SELECT pg_get_indexdef(i.indexrelid), array_agg(a.attname::text ORDER BY k.n) FROM pg_index i,"
+        " unnest(i.indkey) WITH ORDINALITY k (x, n), pg_attribute a WHERE i.indrelid = 'users'::regclass"
+        " AND a.attrelid = i.indrelid AND a.attnum = k.x GROUP BY 1, i.indexrelid ORDER BY 1"
+    ).fetchall()  # fmt: skip
+    assert keys[0] == ("CREATE INDEX by_ssn ON public.users USING btree (ssn, id)", ["ssn", "id"])
+
+
+def test_sqlalchemy_reflects_a_protected_table(c, stack):
+    from sqlalchemy import MetaData, create_engine, inspect
+
+    c.execute(CREATE)
+    c.execute(
+        "CREATE TABLE orders (id int PRIMARY KEY, buyer varchar(40) REFERENCES users (email))"
+    )
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(stack[1]))
+    found = MetaData()
+    found.reflect(engine)
+    users = found.tables["users"]
+    assert [str(column.type) for column in users.columns] == ["BIGINT", "VARCHAR(40)", "TEXT"]
+    inspector = inspect(engine)
+    unique = inspector.get_unique_constraints("users")
+    assert {tuple(u["column_names"]) for u in unique} == {("email",), ("nick", "email")}
+    assert inspector.get_check_constraints("users") == []
+    assert inspector.get_foreign_keys("orders")[0]["referred_columns"] == ["email"]
+    engine.dispose()
+
+
+def test_psql_describes_a_protected_table(c, stack):
+    c.execute(CREATE)
+    parts = psycopg.conninfo.conninfo_to_dict(stack[1])
+    out = subprocess.run(
+        ["psql", "-A", stack[1], "-c", "\\d users"],
+        env={**os.environ, "PGPASSWORD": str(parts.get("password", ""))},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "email|character varying(40)||not null|" in out and '"users_email_key" UNIQUE' in out
+    assert "__bx" not in out and "__sealed" not in out and "bytea" not in out

@@ -23,6 +23,7 @@ class Ddl:
         self.text = text
         self.edits = edits
         self.names = names
+        self.creating: tuple[str, str] | None = None  # what our view says of it is out of date
 
     def key(self, relation: Node) -> tuple[str, str]:
         """What a table name means; for a new table, where it would be created as far as the policy

@@ -23,7 +23,9 @@ def default_name(ddl: Ddl, key: tuple[str, str], table: str, columns: list[str],
 
     def taken(name: str) -> bool:
         return (schema, name) in snapshot.relations or any(
-            name in r.indexes for (s, _), r in snapshot.relations.items() if s == schema
+            name in relation.indexes
+            for at, relation in snapshot.relations.items()
+            if at[0] == schema and at != ddl.creating
         )
 
     return free_name(table, columns, label, taken)

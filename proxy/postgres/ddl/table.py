@@ -23,6 +23,7 @@ def create_table(ddl: Ddl, statement: Node) -> None:
         return
     if statement.relation.relpersistence == "t" and sealed:
         raise refuse("statement", None, "a temporary table with a protected table's name")
+    ddl.creating = ddl.key(statement.relation)
     inherited = _inherited(ddl, parents, sealed, statement.HasField("partbound"))
     held: Sealed = {**inherited, **sealed}
     own = [n.column_def.colname for n in statement.table_elts if kind(n) == "column_def"]
