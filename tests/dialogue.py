@@ -62,6 +62,9 @@ class FakeSite:
     def protects(self, database: str) -> bool:
         return database == self.protected_database
 
+    def schema_changed(self) -> None:
+        """Nobody else is there to know."""
+
     def plan(
         self, sql: bytes, oids: tuple[int, ...], context: SessionContext, snapshot: Snapshot
     ) -> Plan:

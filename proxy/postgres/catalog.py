@@ -204,8 +204,10 @@ class Catalog:
         self._config = config
         self._hosts = hosts
         self._connection: asyncpg.Connection | None = None
+        self._one_at_a_time = asyncio.Lock()  # asyncpg takes no second query meanwhile
         self._flight: asyncio.Task[None] | None = None
         self._timer: asyncio.Task[None] | None = None
+        self._soon: set[asyncio.Task[None]] = set()
         self.protected = protected_columns(config.columns, config.database)
         self.snapshot = Snapshot(next(_versions), config.database, {}, self.protected)
         self.fresh = False  # it was read at least once
@@ -228,7 +230,7 @@ class Catalog:
             connection.terminate()
 
     async def close(self) -> None:
-        tasks = [t for t in (self._timer, self._flight) if t is not None]
+        tasks = [t for t in (self._timer, self._flight, *self._soon) if t is not None]
         for task in tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, SealgateError):
@@ -251,9 +253,19 @@ class Catalog:
             if self._flight is flight and flight.done():
                 self._flight = None
 
+    def refresh_soon(self) -> None:
+        """Starts a refresh that nobody waits for."""
+        task = asyncio.ensure_future(self._quietly())
+        self._soon.add(task)
+        task.add_done_callback(self._soon.discard)
+
+    async def _quietly(self) -> None:
+        with contextlib.suppress(CatalogError):
+            await self.refresh()
+
     async def _read(self) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(10), self._one_at_a_time:
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await self._connect()
                 answer = await self._connection.fetchval(QUERY)
@@ -305,7 +317,7 @@ class Catalog:
             return None
         tables = sorted({table for _, table, _ in self.protected})
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(10), self._one_at_a_time:
                 return str(await connection.fetchval(CHANGED, tables))
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return None

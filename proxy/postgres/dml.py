@@ -4,7 +4,7 @@ from proxy.postgres.expressions import Want
 from proxy.postgres.grammar import Node, inner, kind
 from proxy.postgres.indexing import EQUALITY, IndexColumn
 from proxy.postgres.names import Entry, Field, Scope, Sealed, quoted
-from proxy.postgres.plan import Refusal, Use
+from proxy.postgres.plan import Refusal, UnknownColumns, Use
 from proxy.postgres.predicates import refuse
 from proxy.postgres.query import Level, Query
 from proxy.postgres.snapshot import ProtectedColumn
@@ -81,7 +81,7 @@ def _columns(
     """What is written into, by position; a protected table's columns are named if they are not."""
     known = len(statement.cols) or len(entry.fields or ())
     if entry.protected and width > known:  # a value that belongs to no column may be anything
-        raise Refusal("42601", "INSERT has more expressions than target columns")
+        raise UnknownColumns("42601", "INSERT has more expressions than target columns")
     if statement.cols:
         return [_column(entry, node.res_target) for node in statement.cols]
     fields = list(entry.fields or ())[:width]

@@ -97,6 +97,7 @@ class Session:
         self._granted: dict[Use, ColumnCodec] = {}
         self._local: Snapshot | None = None  # schema as an open transaction sees it
         self._schema_stale = False
+        self._defined = False  # a definition went out in this transaction
         self.looked_again = False
 
     # ---- bytes ---------------------------------------------------------------------------------
@@ -407,7 +408,7 @@ class Session:
 
     def schema_changed(self) -> None:
         self.wire.forget_fast()
-        self._schema_stale = True
+        self._schema_stale = self._defined = True
         self._local = None
         self.wire.watch_ready = True
 
@@ -416,6 +417,9 @@ class Session:
         self.settings.transaction_ended()
         if not self.settings.known:
             self.wire.forget_fast()
+        if self._defined:  # other sessions are to know, too
+            self._defined = False
+            self.site.schema_changed()
         if self._local is not None:
             self._local = None
             self._schema_stale = True

@@ -165,6 +165,10 @@ class Site:
     def snapshot_read(self) -> bool:
         return self._catalog.fresh
 
+    def schema_changed(self) -> None:
+        """A session has changed the schema: the view of all sessions here is read anew at once."""
+        self._catalog.refresh_soon()
+
     def local_snapshot(self, answer: bytes) -> Snapshot:
         """From the answer to `catalog_query` inside a client's transaction."""
         return catalog.build_snapshot(

@@ -96,7 +96,7 @@ VERSIONS = [
     (["email = models.CharField(max_length=80, unique=True)", "age = models.IntegerField(default=0)",
       "phone = models.CharField(max_length=20, db_index=True, default='unknown')",
       "note = models.TextField(default='')"],
-     ["constraints = [models.UniqueConstraint(fields=['phone', 'age'], name='phone_age')]"]),
+     ["constraints = [models.UniqueConstraint(fields=['phone', 'id'], name='phone_age')]"]),
     (["email = models.CharField(max_length=80, db_index=True, null=True)",
       "mobile = models.CharField(max_length=20, default='unknown')"],
      ["indexes = [models.Index(fields=['mobile', 'email'], name='both')]"]),
