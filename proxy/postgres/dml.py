@@ -224,16 +224,15 @@ def _assign_row(
 
 def _update(query: Query, statement: Node, scope: Scope) -> Scope:
     inside = Scope(scope)
-    query.edits.where_first = True
     entry = _target(query, statement.relation)
     inside.add(entry)
     for node in statement.from_clause:
         query.sources.add(node, inside)
-    _assign(query, statement.target_list, entry, inside)
+    for node in statement.from_clause:  # in the order of the server's analysis
+        query.sources.emit(node, inside)
     if statement.where_clause.ByteSize():
         query.expressions.plain(statement.where_clause, inside)
-    for node in statement.from_clause:
-        query.sources.emit(node, inside)
+    _assign(query, statement.target_list, entry, inside)
     return inside
 
 

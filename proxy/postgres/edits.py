@@ -54,7 +54,8 @@ class Edits:
         self._secret: set[int] = set()  # absorbed ones that are read for a protected column
         self._constants: list[tuple[int, int]] = []  # operands of IS NULL that are not NULL
         self._nulls: dict[int, tuple[int, int]] = {}  # start of $n IS NULL's operand -> (n, end)
-        self.where_first = False  # UPDATE: the server finds the types of parameters in WHERE first
+        # that the server finds first for a parameter, where not its column's
+        self._types: dict[int, int] = {}
         self.limits: tuple[Operand | None, Operand | None] = (None, None)  # LIMIT, OFFSET
         self.checks: list[Test] = []  # of rows, all of which must hold
         self.check_columns: list[ProtectedColumn] = []
@@ -74,7 +75,11 @@ class Edits:
         return bool(self._spans)
 
     def replace(self, start: int, end: int, *pieces: Piece) -> None:
-        """The bytes start..end become these pieces. An insertion has start == end."""
+        """The bytes start..end become these pieces. An insertion has start == end. What is analysed
+        first by the server is to be replaced first: it gives a parameter its type."""
+        for piece in pieces:
+            if isinstance(piece, ParamRole):
+                self._types.setdefault(piece.number, piece.type_oid)
         self._spans.append((start, end, pieces))
 
     def check(self) -> Check | None:
@@ -129,7 +134,7 @@ class Edits:
             pieces += [sql[at:a], *replacement]
             at = b
         pieces.append(sql[at:end])
-        numbers, targets, clients = _numbered(pieces, oids, self._absorbed, self.where_first)
+        numbers, targets, clients = _numbered(pieces, oids, self._absorbed, self._types)
         self.final = tuple((a, b, tuple(_placed(p, numbers) for p in ps)) for a, b, ps in spans)
         return _joined(pieces, numbers), targets, clients
 
@@ -154,15 +159,11 @@ _Numbers = dict[tuple[int, _FullRole], int]  # (client's number, role) -> the se
 
 
 def _numbered(
-    pieces: list[Piece], oids: Sequence[int], absorbed: dict[int, int], where_first: bool
+    pieces: list[Piece], oids: Sequence[int], absorbed: dict[int, int], types: dict[int, int]
 ) -> tuple[_Numbers, tuple[ParamTarget, ...], tuple[ClientParam, ...]]:
     roles: dict[int, list[_FullRole]] = {}
-    found: dict[int, int] = {}
     for piece in pieces:
         if isinstance(piece, ParamRole):
-            found.setdefault(piece.number, piece.type_oid)
-            if where_first and piece.type_oid == TEXT:
-                found[piece.number] = TEXT
             known = roles.setdefault(piece.number, [])
             if piece.role not in known:
                 known.append(piece.role)
@@ -183,7 +184,7 @@ def _numbered(
     for number in range(1, count + 1):
         wanted = roles.get(number, [_PASS])
         passed = numbers.get((number, _PASS), 0) - 1
-        oid = _declared(number, oids) or found.get(number, 0) or _client_oid(number, wanted, oids)
+        oid = _declared(number, oids) or types.get(number, 0) or _client_oid(number, wanted, oids)
         clients.append(ClientParam(oid or (0 if passed >= 0 else absorbed.get(number, 0)), passed))
     return numbers, tuple(targets), tuple(clients)
 

@@ -220,7 +220,9 @@ class Operands:
         bare = {_bare_kind(leaf.bare) for leaf in leaves if leaf is not None and not leaf.casts}
         if {"number", "string"} <= bare:  # the server reads the strings as numbers, of any type
             raise refuse("cast", column, "an array of strings and numbers", array.location + 1)
-        typed = typed or any(leaf.casts for leaf in leaves if leaf is not None)
+        cast = [leaf for leaf in leaves if leaf is not None and leaf.casts]
+        listed = bool(cast) and not any(leaf.says_text for leaf in cast)
+        typed = typed or bool(cast)
         at = self.text.at(array.location)
         several = use is Use.SEARCH and bool(leaves)
         bracket = self.text.at(array.location) + 1
@@ -229,7 +231,7 @@ class Operands:
             self._both(at, bracket, b"ARRAY[", b"(", column)
         for leaf in leaves:
             assert leaf is not None
-            piece = self.piece(leaf, column, use)
+            piece = self.piece(leaf, column, use, listed)
             if not typed and not leaf.casts and not column.type.labels:
                 piece = _as_text(piece)
             self.edits.replace(leaf.start, leaf.end, piece)

@@ -222,6 +222,8 @@ class Query:
         if statement.HasField("into_clause") and any(w for w in wants):
             column = next(w[1] for w in wants if w)
             raise refuse("copy", column, "SELECT INTO")
+        for node in statement.from_clause:  # in the order of the server's analysis
+            self.sources.emit(node, scope)
         self.grouping.group(level)
         self.emit_targets(level, wants)
         if statement.distinct_clause:
@@ -233,8 +235,6 @@ class Query:
             self.expressions.plain(statement.having_clause, scope)
         for window in statement.window_clause:
             self.grouping.window(window.window_def, scope)
-        for node in statement.from_clause:
-            self.sources.emit(node, scope)
 
     def emit_targets(self, level: Level, wants: Wants) -> None:
         """Records the edits of a target list or RETURNING."""
