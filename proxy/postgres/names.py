@@ -204,19 +204,31 @@ class Names:
     ) -> None:
         self.snapshot = snapshot
         self.ctx = ctx
-        path = [ctx.user if s == "$user" else s for s in ctx.search_path]
-        self._path = [*(["pg_catalog"] if "pg_catalog" not in path else []), *path]
+        path = [(ctx.user, True) if s == "$user" else (s, False) for s in ctx.search_path]
+        system = [] if ("pg_catalog", False) in path else [("pg_catalog", False)]
+        self._path = [*system, *path]  # with whether it is there as "$user"
         self.visited: set[int] = set()  # where the table names stand that were analysed
         self._views = views
         self._tables = views.tables if views is not None else tables_of(snapshot)
 
     def locate(self, schema: str, name: str) -> tuple[str, str]:
-        """(schema, name) of the relation; the first schema of the path for an unknown one."""
+        """(schema, name) of the relation; the first schema of the path for an unknown one. Refusal: a
+        table in the schema "$user" hides a protected one. The path has that schema by default, and
+        who runs the server could put a table there that is written in clear."""
         if schema:
             return schema, name
-        for candidate in self._path:
+        for i, (candidate, users_own) in enumerate(self._path):
             key = (candidate, name)
-            if key in self.snapshot.relations or key in self._tables:
+            if key in self._tables:
+                return key
+            if key in self.snapshot.relations:
+                hides = [s for s, _ in self._path[i + 1 :] if (s, name) in self._tables]
+                if users_own and hides:
+                    raise Refusal(
+                        "0A000",
+                        f'table "{candidate}.{name}" hides protected table "{hides[0]}.{name}"',
+                        "Write the schema before the table's name, or set search_path.",
+                    )
                 return key
         return "", name
 
