@@ -74,11 +74,13 @@ def test_the_first_schema_of_the_path_decides_which_table_is_meant() -> None:
 
 def test_a_table_in_the_users_own_schema_does_not_hide_a_protected_one() -> None:
     mine = table("users", "id", "mail", schema="app")
-    planted = replace(SNAP, relations={**SNAP.relations, ("app", "users"): mine})
+    planted = Snapshot(
+        2, "d", {**SNAP.relations, ("app", "users"): mine}, SNAP.protected, SNAP.schemas
+    )
     context = SessionContext("d", "app")
     with pytest.raises(Refusal, match="hides"):
         Planner().plan(b"INSERT INTO users (mail) VALUES ('x')", (), context, planted)
-    explicit = replace(context, search_path=("app", "public"))
+    explicit = SessionContext("d", "app", ("app", "public"))
     assert Planner().plan(b"SELECT mail FROM users", (), explicit, planted).transparent
     assert Planner().plan(b"SELECT mail FROM app.users", (), context, planted).transparent
 
