@@ -20,7 +20,7 @@ from proxy.postgres.plan import (
     Use,
 )
 from proxy.postgres.predicates import refuse
-from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, TEXT, TEXT_ARRAY, ProtectedColumn
+from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, TEXT_ARRAY, ProtectedColumn
 
 Role = tuple[Use, ProtectedColumn | None]
 _FullRole = tuple[Use, ProtectedColumn | None, How]
