@@ -10,6 +10,7 @@ never on a whole transfer: `Wire.stalled` compares two looks at the counters.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import cast
 
@@ -180,7 +181,7 @@ def body_of(wire: "Wire", headers: Headers, default: int | None) -> Body:
     return Body(wire, default, False)
 
 
-class Wire(asyncio.BufferedProtocol):
+class Wire(asyncio.BufferedProtocol, ABC):
     """Base of the client's and the origin's connection."""
 
     transport: asyncio.Transport
@@ -203,17 +204,17 @@ class Wire(asyncio.BufferedProtocol):
 
     # -- for the subclasses ----------------------------------------------------------------------
 
+    @abstractmethod
     def head_received(self, head: bytes) -> None:
         """A whole head, empty line included; raises BadMessage."""
-        raise NotImplementedError
 
+    @abstractmethod
     def broken(self, error: BaseException) -> None:
         """The peer broke the rules; nothing more will be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lost(self, error: BaseException | None) -> None:
         """The connection is gone."""
-        raise NotImplementedError
 
     def body_finished(self, body: Body) -> None:
         """The last byte of the message is here; whoever was fed by it is let go."""
