@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg import pq
 
 from proxy.postgres.types.base import DataError, TextContext
 from proxy.postgres.types.registry import codec_of, resolve
@@ -180,3 +181,43 @@ def test_zones_have_the_servers_offsets(server: Connection) -> None:
         for text, row in zip(texts, ask(server, "timestamptz", texts, ctx), strict=True):
             assert differs("timestamptz", text, row, ctx) is None, f"{zone} {text}"
             assert codec.parse(text.encode(), ctx, declared.typmod).hex() == row[0]
+
+
+@pytest.mark.parametrize("kind", [k for k in type_values.KINDS if type_values.MOOD not in k])
+def test_no_binary_is_taken_that_the_server_refuses(server: Connection, kind: str) -> None:
+    """Damaged binary parameters: what we take, the server takes, and as the same value."""
+    r = random.Random(f"{SEED} damaged {kind}")
+    draw, declared = type_values.KINDS[kind], resolve(kind)
+    codec, ctx = codec_of(declared), TextContext()
+    settle(server, ctx)
+    server.execute("DROP TABLE IF EXISTS probed")
+    server.execute(f"CREATE TEMP TABLE probed (v {kind})")
+    for _ in range(100):
+        try:
+            raw = codec.parse(draw(r).replace("\0", "").encode(), ctx, declared.typmod)
+            raw = damaged(r, raw)
+            ours = codec.check(raw, declared.typmod)
+        except DataError:
+            continue
+        answer = server.pgconn.exec_params(
+            b"INSERT INTO probed VALUES ($1) RETURNING v", [raw], [declared.oid], [1], 1
+        )
+        assert answer.status == pq.ExecStatus.TUPLES_OK, (
+            f"{kind} {raw.hex()}: {answer.error_message!r}"
+        )
+        assert answer.get_value(0, 0) == ours, f"{kind} {raw.hex()}"
+
+
+def damaged(r: random.Random, raw: bytes) -> bytes:
+    out = bytearray(raw)
+    for _ in range(r.randrange(1, 3)):
+        how = r.randrange(4)
+        if how == 0 and out:
+            out[r.randrange(len(out))] = r.randrange(256)
+        elif how == 1 and out:
+            out[r.randrange(len(out))] ^= 1 << r.randrange(8)
+        elif how == 2 and out:
+            del out[r.randrange(len(out)) :]
+        else:
+            out += r.randbytes(r.randrange(1, 5))
+    return bytes(out)

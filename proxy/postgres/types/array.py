@@ -151,7 +151,10 @@ def read_binary_array(raw: bytes) -> tuple[Elements, int]:
     if len(raw) < 12:
         raise DataError("08P01", "insufficient data left in message")
     dimensions, flags, oid = struct.unpack_from("!iiI", raw)
-    if not 0 <= dimensions <= 6 or flags not in (0, 1):
+    if dimensions > 6:
+        message = f"number of array dimensions ({dimensions}) exceeds the maximum allowed (6)"
+        raise DataError("54000", message)
+    if dimensions < 0 or flags not in (0, 1):
         raise DataError(INVALID_BINARY, "invalid array flags" if dimensions in range(7) else
                         f"invalid number of dimensions: {dimensions}")  # fmt: skip
     if dimensions == 0:

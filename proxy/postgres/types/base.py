@@ -12,6 +12,7 @@ from proxy.postgres.snapshot import BPCHAR, TEXT, UNKNOWN, VARCHAR
 
 INVALID_TEXT = "22P02"
 INVALID_BINARY = "22P03"
+SHORT = "08P01"  # as the server says it of a binary value that ends early
 OUT_OF_RANGE = "22003"
 DATETIME_FORMAT = "22007"
 DATETIME_OVERFLOW = "22008"
@@ -78,6 +79,8 @@ class TypeCodec(ABC):
 
     def check(self, binary: bytes, typmod: int) -> bytes:
         """The same bytes if they are this type's binary form. DataError."""
+        if len(binary) < self.size:
+            raise DataError(SHORT, "insufficient data left in message")
         if self.size and len(binary) != self.size:
             raise DataError(INVALID_BINARY, "incorrect binary data format in bind parameter")
         return binary

@@ -1,7 +1,7 @@
 """bool: every spelling that boolin accepts."""
 
 from proxy.postgres.snapshot import BOOL
-from proxy.postgres.types.base import INVALID_BINARY, DataError, TextContext, TypeCodec
+from proxy.postgres.types.base import INVALID_BINARY, SHORT, DataError, TextContext, TypeCodec
 
 
 class Boolean(TypeCodec):
@@ -22,6 +22,8 @@ class Boolean(TypeCodec):
         return b"t" if binary != b"\0" else b"f"
 
     def check(self, binary: bytes, typmod: int) -> bytes:
+        if not binary:
+            raise DataError(SHORT, "no data left in message")
         if len(binary) != 1:
             raise DataError(INVALID_BINARY, "incorrect binary data format in bind parameter")
         return b"\0" if binary == b"\0" else b"\1"

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from proxy import native
-from proxy.postgres.types.base import DEFAULT, INVALID_BINARY, DataError, TextContext, TypeCodec
+from proxy.postgres.types.base import DEFAULT, SHORT, DataError, TextContext, TypeCodec
 from proxy.postgres.types.text import characters
 
 JSON, JSONB = 114, 3802
@@ -122,8 +122,10 @@ class Jsonb(TypeCodec):
         return binary[1:]
 
     def check(self, binary: bytes, typmod: int) -> bytes:
-        if binary[:1] != b"\x01":
-            raise DataError(INVALID_BINARY, "unsupported jsonb version number")
+        if not binary:
+            raise DataError(SHORT, "insufficient data left in message")
+        if binary[0] != 1:
+            raise DataError("XX000", f"unsupported jsonb version number {binary[0]}")
         return self.parse(binary[1:], TextContext(), typmod)
 
     def coerce(

@@ -14,6 +14,7 @@ from proxy.postgres.types.base import (
     DEFAULT,
     INVALID_BINARY,
     OUT_OF_RANGE,
+    SHORT,
     DataError,
     TextContext,
     TypeCodec,
@@ -33,6 +34,7 @@ _NEGATIVE = 0x4000
 _BEGUN = re.compile(
     rb"\s*[+-]?(?:[0-9]+(?:_[0-9]+)*\.?(?:[0-9]+(?:_[0-9]+)*)?|\.[0-9]+(?:_[0-9]+)*)[eE][+-]?([0-9]+(?:_[0-9]+)*)"
 )
+_SCALE_MASK = 0x3FFF
 _MAX_EXPONENT = 2**30 - 1
 _MAX_DIGITS_BEFORE, _MAX_SCALE = 131072, 16383
 _WIDE = Context(prec=150_000, Emax=999_999, Emin=-999_999)
@@ -128,10 +130,16 @@ class Numeric(TypeCodec):
 
     def check(self, binary: bytes, typmod: int) -> bytes:
         if len(binary) < 8:
-            raise DataError(INVALID_BINARY, "incorrect binary data format in bind parameter")
+            raise DataError(SHORT, "insufficient data left in message")
         count, _, sign, scale = struct.unpack_from("!HhHH", binary)
-        if len(binary) != 8 + 2 * count or sign not in (0, _NEGATIVE, *_NAMES):
+        if sign not in (0, _NEGATIVE, *_NAMES):
             raise DataError(INVALID_BINARY, 'invalid sign in external "numeric" value')
+        if scale & ~_SCALE_MASK:
+            raise DataError(INVALID_BINARY, 'invalid scale in external "numeric" value')
+        if len(binary) < 8 + 2 * count:
+            raise DataError(SHORT, "insufficient data left in message")
+        if len(binary) != 8 + 2 * count:
+            raise DataError(INVALID_BINARY, "incorrect binary data format in bind parameter")
         if any(g > 9999 for g in struct.unpack_from(f"!{count}H", binary, 8)):
             raise DataError(INVALID_BINARY, 'invalid digit in external "numeric" value')
         if sign in _NAMES:
