@@ -97,6 +97,9 @@ def _column(entry: Entry, target: Node) -> ProtectedColumn | None:
     if target.name in entry.hidden:
         raise Refusal("0A000", f'column "{target.name}" cannot be written', "It is generated.")
     field = entry.named(target.name)
+    if field is None and entry.protected:  # its value would go to the server as it is
+        message = f'column "{target.name}" of relation "{entry.alias}" does not exist'
+        raise UnknownColumns("42703", message, "", max(target.location, 0) + 1)
     sealed = field.sealed if field is not None else None
     if sealed is not None and target.indirection:
         raise refuse("write", sealed, "assignment to a part", target.location + 1)

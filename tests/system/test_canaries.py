@@ -215,6 +215,7 @@ def stand() -> Iterator[Stand]:
             with Apart(config, Path(folder)) as proxy:
                 made = Stand(server, proxy, tap)
                 assert made.side.simple(CREATE).error is None
+                made.side.simple("SELECT setval('people_id_seq', 1000)")  # 1 is written by number
                 yield made
                 made.side.close()
         server.stop()
@@ -295,12 +296,7 @@ def test_numbers_and_dates(stand: Stand) -> None:
 
 # What still goes out in clear: the server answers these with an error, but has had the value.
 OPEN = (
-    "simple, a column that is not there",
-    "simple, an update of a column that is not there",
     "simple, a comparison with a column that is not there",
-    "simple, too many values",
-    "extended 0, an unknown column",
-    "extended 1, an unknown column",
     "Bind of an unknown statement",
     "Bind of a closed statement",
 )
