@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
 from proxy.metrics import pg_statements_total
@@ -48,12 +48,13 @@ from proxy.postgres.messages import (
     kind_and_name,
 )
 from proxy.postgres.needs import Injection, Wait
-from proxy.postgres.plan import Effect, Literal, Plan, Refusal, StatementPlan, UnknownColumns, Use
+from proxy.postgres.plan import Effect, Literal, Plan, Refusal, StatementPlan, UnknownColumns
+from proxy.postgres.prepared import name_changes, server_oids, with_names
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
-from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, ProtectedColumn
 from proxy.postgres.statements import (
     POISON,
     POISON_NAME,
+    Change,
     Names,
     Portal,
     Statement,
@@ -167,11 +168,12 @@ class ClientSide:
             raise Malformed("Query without end")
         sql = payload[:-1]
         plan = self._plan(sql, ())
-        plan = self._with_cursors(plan, plan.statements)
+        found, prepared = with_names(session, plan.statements, self._plan, self._still, True)
+        plan = self._as_known(plan, resolved(session, found))
         names = session.statements or session.portals
         clears = bool(names) and _CLEARS.search(sql) is not None
         if plan.transparent:
-            changed = tuple(changes(session, s, {}) for s in plan.statements)
+            changed = self._changes(plan, prepared, {})
             cookie = None
             if any(changed):
                 cookie = QueryAnswer(plan.statements, (None,) * len(changed), clears, changed)
@@ -195,7 +197,7 @@ class ClientSide:
         rows = tuple(self._answer_rows(s, codecs) for s in plan.statements)
         opens = any(r is not None and not (isinstance(r, CopyData) and r.inwards) for r in rows)
         wire.put_server(frame(QUERY, text + b"\0"))
-        changed = tuple(changes(session, s, codecs) for s in plan.statements)
+        changed = self._changes(plan, prepared, codecs)
         answer = QueryAnswer(plan.statements, rows, clears, changed)
         wire.expect(K_QUERY, F_OPENS if opens else 0, answer)
         wire.drop_client()
@@ -213,17 +215,26 @@ class ClientSide:
         operands = Operands((), (), (), ctx)
         return result_rows(plan.outputs, formats, codecs, ctx, not binary, plan.check, operands)
 
-    def _with_cursors(self, plan: Plan, statements: tuple[StatementPlan, ...]) -> Plan:
-        """The plan of a text whose FETCHes are known. Raises Uncertain, Refusal."""
-        found = resolved(self._session, statements)
-        if found == statements:
+    def _changes(
+        self, plan: Plan, prepared: tuple[Statement | None, ...], codecs: Codecs
+    ) -> tuple[list[Change[Any]], ...]:
+        session = self._session
+        return tuple(
+            [*changes(session, s, codecs), *name_changes(session, s, new)]
+            for s, new in zip(plan.statements, prepared, strict=True)
+        )
+
+    def _as_known(self, plan: Plan, found: tuple[StatementPlan, ...]) -> Plan:
+        """The plan of a text whose FETCHes and EXECUTEs are known. Refusal."""
+        if found == plan.statements:
             return plan
         if self._session.settings.client_encoding != "UTF8":
             raise _encoding(self._session.settings.client_encoding)
         return replace(plan, statements=found)
 
     def _fetching(self, statement: Statement) -> Statement:
-        """A prepared FETCH yields what its cursor yields now. Raises Uncertain."""
+        """A prepared FETCH yields what its cursor yields now. Raises Uncertain, Refusal."""
+        with_names(self._session, (statement.plan,), self._plan, self._still, False)
         (plan,) = resolved(self._session, (statement.plan,))
         return statement if plan is statement.plan else replace(statement, plan=plan)
 
@@ -289,7 +300,10 @@ class ClientSide:
             or bool(_LOCAL & one.effects)
             or clears
             or one.cursor is not None
+            or one.named is not None
         )
+        if one is not None:
+            with_names(session, (one,), self._plan, self._still, False)
         if one is None or not special:
             change = None
             if message.name in session.statements.table:
@@ -321,7 +335,7 @@ class ClientSide:
             session.settings.standard_conforming_strings,
             several,
         )
-        oids = _server_oids(one, message.oids, several)
+        oids = server_oids(one, message.oids, several)
         wire.put_server(Parse(message.name, text, oids).message())
         wire.drop_client()
 
@@ -403,7 +417,7 @@ class ClientSide:
         elif not any(isinstance(segment, Literal) for segment in plan.segments):
             # a sealed literal must not be sent twice: two rows would show that they hold the same
             text = render_text(plan.segments, codecs, ctx, True, statement.several)
-            oids = _server_oids(plan, statement.oids, statement.several)
+            oids = server_oids(plan, statement.oids, statement.several)
             if len(wire.parses) >= _PARSES:
                 wire.parses.clear()
             wire.parses[payload] = FastParse(
@@ -454,7 +468,10 @@ class ClientSide:
         else:
             statement = portal.statement
             codecs = session.codecs(needed_for_cursor(session, statement.plan.cursor))
-            changed = changes(session, statement.plan, codecs)
+            changed: list[Change[Any]] = [
+                *changes(session, statement.plan, codecs),
+                *name_changes(session, statement.plan, None),
+            ]
             cookie = None
             if statement.clears_statements or changed:
                 cookie = QueryAnswer((), (), statement.clears_statements, (changed,))
@@ -509,7 +526,7 @@ class ClientSide:
 
     def _no_execute(self, plan: Plan) -> None:
         """SQL's EXECUTE could name a statement that was prepared by Parse and rewritten."""
-        if any(s.command.upper() in ("EXECUTE", "") for s in plan.statements):
+        if any(not s.command for s in plan.statements):
             raise Refusal(
                 sqlstate.FEATURE_NOT_SUPPORTED,
                 "EXECUTE is not supported while statements on protected columns are prepared",
@@ -528,24 +545,6 @@ class ClientSide:
         if session.settings.changed_in_transaction and _ROLLBACK.search(sql):
             session.settings.known = False
             self._wire.forget_fast()
-
-
-def _server_oids(
-    plan: StatementPlan, declared: tuple[int, ...], several: frozenset[ProtectedColumn]
-) -> tuple[int, ...]:
-    """Parameter types for the server's Parse."""
-    if not plan.params:
-        return declared
-    oids = []
-    for target in plan.params:
-        if target.use is Use.PASS:
-            i = target.client_index
-            oids.append(target.server_oid or (declared[i] if i < len(declared) else 0))
-        elif target.use is Use.SEARCH:
-            oids.append(BYTEA_ARRAY if target.column in several else BYTEA)
-        else:
-            oids.append(target.server_oid or BYTEA)
-    return tuple(oids)
 
 
 def _encoding(name: str) -> Refusal:

@@ -206,6 +206,29 @@ class Cursor:
     shown: tuple[SealedType | None, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of EXECUTE: as it is written, and its value as text (None: NULL) if it is a constant."""
+
+    text: bytes
+    constant: bool
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a statement does to the prepared statement `name` (of DEALLOCATE ALL: empty). `verb`: prepare,
+    execute, deallocate, or inside (EXECUTE within another statement). Of PREPARE, `head` is the text
+    up to the name, `types` the declared types with their OIDs (0: not known), `sql` the query."""
+
+    verb: str
+    name: bytes
+    head: bytes = b""
+    types: tuple[tuple[bytes, int], ...] = ()
+    sql: bytes = b""
+    arguments: tuple[Argument, ...] = ()
+
+
 @dataclass(frozen=True)
 class StatementPlan:
     """One statement of the client's text.
@@ -236,6 +259,7 @@ class StatementPlan:
     compared: frozenset[ProtectedColumn] = field(default_factory=frozenset)
     copy: CopyPlan | None = None
     cursor: Cursor | None = None
+    named: Named | None = None
 
     @property
     def visible(self) -> tuple[ProtectedColumn | None, ...] | None:

@@ -14,6 +14,7 @@ from proxy.postgres.cursor_plan import cursor_of
 from proxy.postgres.ddl.dispatch import ON_POLICY_ALONE, define
 from proxy.postgres.edits import Edits
 from proxy.postgres.grammar import Node, SyntaxProblem, Text, fields, inner, kind, strings
+from proxy.postgres.named_plan import named_of
 from proxy.postgres.names import Names, Sealed
 from proxy.postgres.plan import CopyPlan, Effect, Plan, Refusal, SessionContext, StatementPlan
 from proxy.postgres.predicates import refuse
@@ -31,6 +32,7 @@ _MATVIEW = 24  # ObjectType
 _EFFECT_WORDS = (
     "set", "reset", "begin", "start", "commit", "end", "rollback", "abort", "discard", "create",
     "alter", "drop", "do", "import", "copy", "set_config", "declare", "fetch", "move", "close",
+    "prepare", "execute", "deallocate",
 )  # fmt: skip
 # statements about names that the session keeps: the plan of an inner statement, or its end
 _SESSION_WORDS = ("prepare", "execute", "deallocate", "declare", "fetch", "move", "close")
@@ -168,6 +170,9 @@ def _statement(
         effects |= {Effect.SETTINGS_CHANGED}
     _no_sql_in_strings(text.sql[start:end], node, names)
     free = free_literals(node) if which in _TEMPLATES else None
+    named = named_of(text, which, node, start, end)
+    if named is not None and named.verb != "inside":
+        return replace(_forwarded(text.sql, start, end, command, effects), named=named)
     if which in _ANALYSED and not _concerned(node, names):
         if which == "select_stmt" and names.snapshot.masked_for & {"*", names.ctx.user}:
             masked = Edits()
@@ -175,7 +180,8 @@ def _statement(
             if masked.any:
                 segments, params, clients = masked.result(text.sql, start, end, oids)
                 return StatementPlan(segments, True, params, clients, None, effects, command)
-        return replace(_forwarded(text.sql, start, end, command, effects), free=free)
+        plain = _forwarded(text.sql, start, end, command, effects)
+        return replace(plain, free=free, named=named)
     edits = Edits()
     copied: CopyPlan | None = None
     try:
@@ -196,7 +202,7 @@ def _statement(
     cursor = cursor_of(which, node)
     if not edits.any and not any(sealed) and not edits.columns:
         plain = _forwarded(text.sql, start, end, command, effects)
-        return replace(plain, free=free, cursor=cursor)
+        return replace(plain, free=free, cursor=cursor, named=named)
     check = edits.check()
     if check is not None and which not in ("select_stmt", "explain_stmt"):
         raise refuse("recheck", check.columns[0], f"this search in {_shown(which)}")

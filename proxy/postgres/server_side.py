@@ -4,7 +4,7 @@ statements that touch something protected. Pure; works on the session's `Wire`."
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -61,7 +61,7 @@ class QueryAnswer:
     statements: tuple[StatementPlan, ...]
     rows: tuple[ResultRows | CopyData | None, ...]
     clears: bool = False  # DEALLOCATE or DISCARD is in it
-    changes: tuple[list[Change[Portal]], ...] = ()  # what each does to the names of cursors
+    changes: tuple[list[Change[Any]], ...] = ()  # what each does to names
     index: int = 0
 
     def settle(self) -> bool:
