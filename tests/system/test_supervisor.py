@@ -226,6 +226,7 @@ def test_sigterm_lets_a_transaction_end_and_refuses_new_clients(postgres, folder
     with served, served.connect() as c, served.connect() as idle:
         c.execute("BEGIN")
         c.execute("SELECT 1")
+        idle.execute("SELECT 1")
         os.kill(served.proxy.pid, signal.SIGTERM)
         until(lambda: not can_connect(served))
         assert c.execute("SELECT 2").fetchone() == (2,)
