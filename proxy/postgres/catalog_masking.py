@@ -111,7 +111,7 @@ def _definition(text: Text, call: Node, masked: Masked, edits: Edits) -> None:
     while text.word(at) != "(":
         at += 1
     end = text.ends[text.matching(at, 1)]
-    shown = "|".join(re.escape(t.rpartition("__")[0]) for t in tags)
+    shown = "|".join(sorted((re.escape(t.rpartition("__")[0]) for t in tags), reverse=True))
     ends = "|".join(sorted({t.rpartition("__")[2] for t in tags}))
     pattern = _text(rf"\m({shown})__({ends})\M")
     edits.replace(call.location, call.location, b"pg_catalog.regexp_replace(")
