@@ -79,6 +79,10 @@ def _columns(
     query: Query, statement: Node, entry: Entry, width: int
 ) -> "list[ProtectedColumn | None]":
     """What is written into, by position; a protected table's columns are named if they are not."""
+    if entry.absent and not statement.cols:  # a value could belong to one of these
+        raise UnknownColumns(
+            "0A000", f'not all columns of "{entry.alias}" are known yet', "Name the columns."
+        )
     known = len(statement.cols) or len(entry.fields or ())
     if entry.protected and width > known:  # a value that belongs to no column may be anything
         raise UnknownColumns("42601", "INSERT has more expressions than target columns")

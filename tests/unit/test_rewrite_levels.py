@@ -110,6 +110,23 @@ def test_a_sub_select_in_from_does_not_see_its_neighbours() -> None:
     assert text(sql) == sql
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO users VALUES (1, 'x')", "INSERT INTO users SELECT 1, 'x'",
+        "INSERT INTO users (id, mail) VALUES (1, 'x')", "UPDATE users SET mail = 'x'",
+        "SELECT id FROM users WHERE mail = 'x'",
+    ],
+)  # fmt: skip
+def test_a_protected_column_that_the_catalogue_does_not_show_is_not_taken_for_a_plain_one(
+    sql: str,
+) -> None:
+    short = {**SNAP.relations, ("public", "users"): table("users", "id")}
+    view = Snapshot(3, "d", short, SNAP.protected, SNAP.schemas)
+    with pytest.raises(Refusal):
+        Planner().plan(sql.encode(), (), SessionContext("d", "app"), view)
+
+
 # -- children, views -------------------------------------------------------------------------------
 
 
