@@ -57,6 +57,9 @@ def _commands() -> None:
     from proxy.cli import s3
 
     app.add_typer(s3.app, name="s3")
+    from proxy.cli import postgres
+
+    app.add_typer(postgres.app, name="postgres")
     app.command()(s3.verify)
     app.command()(s3.rotate)
 

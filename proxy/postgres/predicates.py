@@ -79,7 +79,7 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "rotation": (
         "no",
-        "Seal the column's values anew under the active key (`sealgate rotate --reseal`).",
+        "Seal the column's values anew under the active key (`sealgate postgres reseal`).",
     ),
     "recursive": ("no", "Recursive queries over protected columns are not handled."),
     "DEFAULT": ("no", "Send the value; the server cannot compute a sealed one."),
