@@ -40,6 +40,19 @@ class _Crc:
         return self._value.to_bytes(self._size, "big")
 
 
+class _XxHash:
+    """awscrt's, which gives its digest once."""
+
+    def __init__(self, begun: Any) -> None:
+        self._state = begun
+
+    def update(self, data: memoryview) -> None:
+        self._state.update(bytes(data))
+
+    def digest(self) -> bytes:
+        return bytes(self._state.finalize())
+
+
 def _md5() -> _Digest:
     return hashlib.md5(usedforsecurity=False)
 
@@ -57,6 +70,9 @@ ALGORITHMS: dict[str, tuple[int, Callable[[], _Digest]]] = {
     "sha256": (32, hashlib.sha256),
     "sha512": (64, hashlib.sha512),
     "md5": (16, _md5),
+    "xxhash64": (8, lambda: _XxHash(_crt.XXHash.new_xxhash64())),
+    "xxhash3": (8, lambda: _XxHash(_crt.XXHash.new_xxhash3_64())),
+    "xxhash128": (16, lambda: _XxHash(_crt.XXHash.new_xxhash3_128())),
 }
 _PREFIX = "x-amz-checksum-"
 _NOT_VALUES = frozenset({"algorithm", "mode", "type"})

@@ -27,6 +27,9 @@ VALUES = {
     "sha256": b64(hashlib.sha256(DATA).digest()),
     "sha512": b64(hashlib.sha512(DATA).digest()),
     "md5": b64(hashlib.md5(DATA).digest()),
+    "xxhash64": b64(crt.XXHash.compute_xxhash64(DATA)),
+    "xxhash3": b64(crt.XXHash.compute_xxhash3_64(DATA)),
+    "xxhash128": b64(crt.XXHash.compute_xxhash3_128(DATA)),
 }
 
 
@@ -40,6 +43,19 @@ def run(
     for at in range(0, len(data), 777):
         checks.update(memoryview(data)[at : at + 777])
     return checks.finish(trailers or [])
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("xxhash64", "ef46db3751d8e999"),
+        ("xxhash3", "2d06800538d394c2"),
+        ("xxhash128", "99aa06d3014798d86001c324468d497f"),
+    ],
+)
+def test_the_xxhashes_of_nothing_are_the_published_ones(name: str, expected: str) -> None:
+    value = b64(bytes.fromhex(expected))
+    assert (f"x-amz-checksum-{name}", value) in run([(f"x-amz-checksum-{name}", value)], data=b"")
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
@@ -82,7 +98,7 @@ def test_content_md5_and_content_sha256_are_verified() -> None:
             [("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-checksum-crc32c", "AAAAAA==")],
             "InvalidRequest",
         ),
-        ([("x-amz-checksum-xxhash64", "AAAAAAAAAAA=")], "NotImplemented"),
+        ([("x-amz-checksum-blake3", "AAAAAAAAAAA=")], "NotImplemented"),
     ],
 )
 def test_what_is_no_checksum_is_refused_before_the_body(
