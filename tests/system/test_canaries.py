@@ -284,8 +284,12 @@ def test_numbers_and_dates(stand: Stand) -> None:
     stand.canaries["a bigint"] = str(number)
     raw = struct.pack("!q", number)
     stand.canaries["a bigint in binary"] = raw.hex()
-    assert stand.side.simple(f"INSERT INTO people (num) VALUES ({number})").error is None
-    stand.side.conn.send_query_params(b"INSERT INTO people (num) VALUES ($1)", [raw], None, [1])
+    assert (
+        stand.side.simple(f"INSERT INTO people (num, email) VALUES ({number}, NULL)").error is None
+    )
+    stand.side.conn.send_query_params(
+        b"INSERT INTO people (num, email) VALUES ($1, NULL)", [raw], None, [1]
+    )
     assert state_of(stand.side.last()) == ""
     stand.side.conn.send_query_params(
         b"SELECT num FROM people WHERE num = $1", [raw], None, [1], pq.Format.BINARY
