@@ -71,7 +71,7 @@ class FakeSite:
         self.asked.append((sql, context))
         found = self.plans.get(sql, StatementPlan((sql,), False))
         if isinstance(found, Refusal):
-            raise found
+            raise found.with_traceback(None)
         return Plan((found,), snapshot.version)
 
     def codec_now(

@@ -1,11 +1,12 @@
 """The session core, bytes in and bytes out (facts: postgres.md 5.7)."""
 
 import struct
+import tracemalloc
 
 import pytest
 
 from proxy.errors import KeyUnavailable
-from proxy.native import WireError
+from proxy.native import KeyGone, WireError
 from proxy.policy.model import Action
 from proxy.postgres.messages import error_fields, read_row_description
 from proxy.postgres.plan import (
@@ -24,6 +25,7 @@ from tests.dialogue import (
     READY,
     SYNC,
     Dialogue,
+    FakeCodec,
     FakeSite,
     bind,
     error,
@@ -490,3 +492,73 @@ def test_copy_data_wait_for_the_servers_word_and_are_dropped_without_a_copy():
     d.client(msg("Q", COPY_SQL + b"\0") + msg("d", b"1\tcanary\n") + msg("c"))
     assert kinds(d.server(error("42P01") + READY)) == "EZ"
     assert d.sent() == []
+
+
+def test_fast_path_calls_are_refused_where_columns_are_protected():
+    d = Dialogue(site())
+    assert kinds(d.client(msg("F", b"\0\0\0\1\0\0\0\0\0\0"))) == "BS"
+    got = d.server(error("26000") + READY)
+    assert error_fields(got[0][1])["C"] == "0A000"
+    other = Dialogue(database="other")
+    assert kinds(other.client(msg("F", b"\0\0\0\1\0\0\0\0\0\0"))) == "F"
+
+
+def test_a_copy_whose_key_left_the_cache_waits_for_it_and_goes_on():
+    class Going(FakeCodec):
+        gone = True
+
+        def seal(self, plain: bytes) -> bytes:
+            if self.gone:
+                raise KeyGone("wiped")
+            return super().seal(plain)
+
+    d = copying()
+    going, fresh = Going(), FakeCodec()
+    d.session.copying.renew([None, going])
+    assert d.client(msg("d", b"1\ta@b\n2\tc\n") + msg("c")) == []
+    need = d.pending()
+    assert need is not None and d.session.waiting
+    d.session.resolve(need, {(EMAIL, Action.SEAL): fresh})
+    sent = d.sent()
+    assert kinds(sent) == "dc" and sealed(b"c").hex().encode() in sent[0][1]
+    d = copying()
+    d.session.copying.renew([None, going])
+    d.client(msg("d", b"1\ta@b\n"))
+    need = d.pending()
+    assert need is not None
+    d.session.resolve(need, KeyUnavailable("token away"))
+    ((kind, reason),) = d.sent()
+    assert kind == "f"
+    got = d.server(msg("E", b"SERROR\0C57014\0MCOPY from stdin failed: " + reason + b"\0") + READY)
+    assert error_fields(got[0][1])["C"] == "58000"
+
+
+def test_nothing_grows_with_the_number_of_statements():
+    d = Dialogue(site())
+
+    def turn(i: int) -> None:
+        name = f"s{i}"
+        d.client(parse(name, INSERT.decode()) + bind("", name, b"7", b"a@b") + execute() + SYNC)
+        d.server(msg("1") + msg("2") + msg("C", b"INSERT 0 1\0") + READY)
+        d.client(msg("C", b"S" + name.encode() + b"\0") + SYNC)
+        d.server(msg("3") + READY)
+        d.client(msg("Q", SELECT + b"\0"))
+        d.server(fields(("id", 23), ("email", 17)) + msg("C", b"SELECT 0\0") + READY)
+        d.client(msg("Q", REFUSED + b"\0"))
+        d.server(error("26000") + READY)
+        d.client(parse("", REFUSED.decode()) + SYNC)
+        d.server(error("26000") + READY)
+        d.site.asked.clear()
+
+    tracemalloc.start()
+    try:
+        for i in range(1000):
+            turn(i)
+        before = tracemalloc.get_traced_memory()[0]
+        for i in range(1000, 2000):
+            turn(i)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 8 * 1024, f"{grown} bytes after 5 000 statements"
+    assert not d.session.statements and not d.session.portals and not d.session.wire.fast
