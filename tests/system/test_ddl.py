@@ -102,7 +102,7 @@ def test_a_table_with_keys_is_made_filled_and_searched(c, direct):
     assert found["users_nick_email_key"] == "UNIQUE (nick__bx, email__bx)"
     assert "users_pkey" in found and "email__sealed" in found
     c.execute("INSERT INTO users (email) VALUES (%s)", ["a@x"])
-    c.execute("INSERT INTO users VALUES (DEFAULT, 'b@x', DEFAULT)")
+    c.execute("INSERT INTO users (id, email, nick) VALUES (DEFAULT, 'b@x', DEFAULT)")
     rows = c.execute(
         "SELECT email, nick FROM users WHERE nick = 'none' AND email IN ('a@x', 'b@x')"
     )
@@ -125,7 +125,9 @@ def test_columns_come_and_go_on_a_filled_table(c, direct):
     c.execute("ALTER TABLE users ADD COLUMN IF NOT EXISTS ssn varchar(40) UNIQUE")
     c.execute("ALTER TABLE users ALTER ssn TYPE varchar(40) USING ssn::varchar(40)")
     c.execute("ALTER TABLE users DROP CONSTRAINT users_ssn_key, ADD UNIQUE (ssn, id)")
-    c.execute("INSERT INTO users VALUES (7, 'c@x', 'n', '1'), (8, 'd@x', 'n', NULL)")
+    c.execute(
+        "INSERT INTO users (id, email, nick, ssn) VALUES (7, 'c@x', 'n', '1'), (8, 'd@x', 'n', NULL)"
+    )
     assert c.execute("SELECT id FROM users WHERE ssn = '1'").fetchone() == (7,)
     c.execute("ALTER TABLE users DROP COLUMN IF EXISTS ssn CASCADE")
     assert c.execute("SELECT * FROM users WHERE id = 7").fetchone() == (7, "c@x", "n")
@@ -236,7 +238,7 @@ def test_a_column_held_in_clear_is_not_served(c, direct):
 
 def test_a_column_added_elsewhere_is_sealed_at_once(c, direct, stack):
     c.execute("CREATE TABLE users (id int, nick text)")
-    c.execute("INSERT INTO users VALUES (1, 'n')")
+    c.execute("INSERT INTO users (id, nick) VALUES (1, 'n')")
     with psycopg.connect(stack[0].dsn(), autocommit=True) as other:
         other.execute("ALTER TABLE users ADD email bytea")
     c.execute("UPDATE users SET nick = 'm'")
