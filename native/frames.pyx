@@ -129,6 +129,8 @@ cdef class Wire:
     cdef readonly dict parses  # payload of a Parse of the unnamed statement -> FastParse
     cdef FastParse parsed  # the unnamed statement, if its Parse was done by one ...
     cdef FastBind parsed_bind  # ... and how it is bound, until something changes
+    cdef set known  # names of statements that went to the server as the client sent them
+    cdef public bint any_name  # SQL may have prepared others
     cdef public Watch watch  # texts without its words may pass, if set
 
     def __cinit__(self, Py_ssize_t limit, dict statements, dict portals, bint hands_off=False):
@@ -138,6 +140,7 @@ cdef class Wire:
         self.hands_off = hands_off
         self.fast = {}
         self.parses = {}
+        self.known = set()
         self.cbuf = b""
         self.sbuf = b""
         self.capacity = 16
@@ -530,6 +533,42 @@ cdef class Wire:
             return True
         return PyBytes_FromStringAndSize(<char*>p, pg_between(p, name_end)) not in self.statements
 
+    def know(self, bytes name not None):
+        """A Parse of this name goes to the server as it is."""
+        if len(self.known) >= 65536:
+            self.known.clear()
+            self.any_name = True  # so many that it is not worth it
+        self.known.add(name)
+
+    cdef bint _unknown(self, const uint8_t* p, Py_ssize_t n) except -1:
+        """Sends a Bind (payload at `p`) of a statement that the server cannot have without its values:
+        the answer is the same error, and they may have been meant for something protected."""
+        cdef const uint8_t* name = <const uint8_t*>memchr(p, 0, n)
+        cdef const uint8_t* end
+        cdef uint8_t head[5]
+        if name == NULL or self.any_name:
+            return False
+        name += 1
+        end = <const uint8_t*>memchr(name, 0, n - pg_between(p, name))
+        if end == NULL or end == name:
+            return False
+        if PyBytes_FromStringAndSize(<char*>name, pg_between(name, end)) in self.known:
+            return False
+        self._flush_c()
+        head[0] = 66
+        pg_put32(head + 1, <uint32_t>(4 + pg_between(p, end) + 1 + 6))
+        pg_append(&self.cout, head, 5)
+        pg_append(&self.cout, p, pg_between(p, end) + 1)
+        pg_append(&self.cout, <const uint8_t*>b"\0\0\0\0\0\0", 6)
+        self._push(2, 0, None, None)
+        return True
+
+    cdef int _forget(self, const uint8_t* p, Py_ssize_t n) except -1:
+        """Close (payload at `p`) of a statement."""
+        if n >= 2 and p[0] == 83 and p[n - 1] == 0:
+            self.known.discard(PyBytes_FromStringAndSize(<char*>p + 1, n - 2))
+        return 0
+
     @property
     def unnamed_statement(self):
         """What Python prepared as the unnamed statement, if its last Parse was done natively."""
@@ -683,7 +722,14 @@ cdef class Wire:
                 if t == 67 and total == 7 and p[self.c.pos + 5] == 83 and p[self.c.pos + 6] == 0:
                     self.parsed = None  # Close of the unnamed statement
                     self.parsed_bind = None
+                if t == 67 and not self.hands_off:
+                    self._forget(p + self.c.pos + 5, total - 5)
                 if self.hands_off or not self._special(p + self.c.pos + 5, total - 5, t):
+                    if t == 66 and not self.hands_off and not self.server_skips and (
+                            self._unknown(p + self.c.pos + 5, total - 5)):
+                        self.c.pos += total
+                        self.c.run = self.c.pos
+                        continue
                     self._sent(2 if t == 66 else 4 if t == 69 else 3 if t == 68 else 5)
                 else:
                     show = True
@@ -711,6 +757,8 @@ cdef class Wire:
                 continue
             elif (t == 80 or t == 81) and self.watch is not None and not self.server_skips and (
                     self._passes(p + self.c.pos + 5, total - 5, t)):
+                if t == 80 and p[self.c.pos + 5] != 0:
+                    self.know((<const char*>p + self.c.pos + 5))
                 self._sent(1 if t == 80 else 7)
             elif t == 70 and self.hands_off:  # FunctionCall
                 self._sent(8)

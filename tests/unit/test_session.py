@@ -8,7 +8,7 @@ import pytest
 from proxy.errors import KeyUnavailable
 from proxy.native import KeyGone, WireError
 from proxy.policy.model import Action
-from proxy.postgres.messages import error_fields, read_row_description
+from proxy.postgres.messages import Bind, error_fields, read_row_description
 from proxy.postgres.plan import (
     ClientParam,
     CopyPlan,
@@ -257,9 +257,9 @@ def test_close_forgets_a_statement():
     d.client(parse("s", INSERT.decode()) + msg("C", b"Ss\0") + SYNC)
     d.server(msg("1") + msg("3") + READY)
     assert not d.session.statements
-    data = bind("", "s", b"7", b"a@b") + SYNC
-    d.session.receive_client(data)
-    assert d.session.data_to_server() is data
+    sent = d.client(bind("", "s", b"7", b"a@b") + SYNC)
+    assert kinds(sent) == "BS"
+    assert Bind.read(sent[0][1]).values == (), "values for nothing stay here"
 
 
 def test_portals_end_with_the_transaction():

@@ -361,3 +361,69 @@ def test_nothing_passes_in_another_encoding() -> None:
     d = watching()
     d.server(msg("S", b"client_encoding\0SJIS\0"))
     assert asked_for_plans(d, msg("Q", b"SELECT 1\0")) == [b"SELECT 1"]
+
+
+# ---- a Bind of a statement that is not there ----------------------------------------------------
+SECRET = b"canary-3f60"
+
+
+def bound(d: Dialogue, name: str) -> Bind:
+    [payload] = [p for k, p in d.client(bind("", name, SECRET) + execute() + SYNC) if k == "B"]
+    return Bind.read(payload)
+
+
+def test_values_for_a_statement_that_is_not_there_stay_here() -> None:
+    d = watching()
+    sent = bound(d, "never")
+    assert (sent.statement, sent.values) == (b"never", ())
+    d.server(error("26000") + READY)
+    assert d.session.idle
+
+
+@pytest.mark.parametrize("sql", ["SELECT 2", "SELECT 'users'"], ids=["passed", "planned"])
+def test_values_for_a_statement_that_is_there_go(sql: str) -> None:
+    d = watching()
+    d.client(parse("x", sql) + SYNC)
+    d.server(msg("1") + READY)
+    assert bound(d, "x").values == (SECRET,)
+
+
+def test_a_closed_name_is_not_there_any_more() -> None:
+    d = watching()
+    d.client(parse("x", "SELECT 2") + SYNC)
+    d.client(msg("C", b"Sx\0") + SYNC)
+    assert bound(d, "x").values == ()
+    d = watching()
+    d.client(msg("C", b"Ss\0") + SYNC)
+    d.server(msg("3") + READY)
+    assert bound(d, "s").values == ()
+
+
+@pytest.mark.parametrize(
+    ("sql", "name", "there"),
+    [
+        ("PREPARE y AS SELECT 1", "y", True),
+        ("prepare Y(int) as SELECT $1", "y", True),
+        ('PREPARE "Y ""y" AS SELECT 1', 'Y "y', True),
+        ("SELECT 1; PREPARE y AS SELECT 1", "y", True),
+        ("PREPARE y AS SELECT 1", "z", False),
+        ("SELECT f('PREPARE ' || n)", "z", True),
+        ("PREPARE /* c */ y AS SELECT 1", "z", True),
+    ],
+)
+def test_names_that_sql_prepares_are_known(sql: str, name: str, there: bool) -> None:
+    d = watching()
+    d.site.watch = native.Watch([b"users", b"prepare"])
+    d.client(msg("Q", sql.encode() + b"\0"))
+    d.server(msg("C", b"PREPARE\0") + READY)
+    assert bool(bound(d, name).values) is there
+
+
+@pytest.mark.parametrize("payload", [b"", b"p", b"p\0", b"p\0s", b"\0", b"\0\0", b"p\0s\0"])
+def test_a_bind_cut_anywhere_is_an_error_or_the_servers(payload: bytes) -> None:
+    d = Dialogue(FakeSite())
+    try:
+        d.session.receive_client(msg("B", payload))
+    except native.WireError:
+        return
+    d.session.data_to_server()
