@@ -59,7 +59,7 @@ def test_token_gone_fails_closed_after_the_cache(tmp_path: Path) -> None:
         psycopg.connect(stack.dsn(), autocommit=True) as c,
     ):
         c.execute("CREATE TABLE people (email text)")
-        c.execute("INSERT INTO people VALUES ('here@x.org')")
+        c.execute("INSERT INTO people (email) VALUES ('here@x.org')")
         tokens = tmp_path / "hsm"
         away = tmp_path / "away"
         shutil.move(tokens, away)

@@ -99,7 +99,7 @@ def use(stack: Stack) -> None:
         c.execute("DROP TABLE IF EXISTS people")
         c.execute("CREATE TABLE people (email text)")
         for i in range(20):
-            c.execute("INSERT INTO people VALUES (%s)", [f"m{i}@x.org"])
+            c.execute("INSERT INTO people (email) VALUES (%s)", [f"m{i}@x.org"])
         assert c.execute("SELECT count(*) FROM people WHERE email = 'm3@x.org'").fetchone() == (1,)
         assert len(c.execute("SELECT email FROM people").fetchall()) == 20
         with psycopg.connect(stack.dsn(stack.postgres.port), autocommit=True) as raw:
