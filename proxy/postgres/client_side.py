@@ -49,7 +49,7 @@ from proxy.postgres.messages import (
 )
 from proxy.postgres.needs import Injection, Wait
 from proxy.postgres.plan import Effect, Literal, Plan, Refusal, StatementPlan, UnknownColumns
-from proxy.postgres.prepared import name_changes, server_oids, with_names
+from proxy.postgres.prepared import know_names, name_changes, server_oids, with_names
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
 from proxy.postgres.statements import (
     POISON,
@@ -84,10 +84,6 @@ F_OPENS = 2
 _LOCAL = frozenset({Effect.SCHEMA_CHANGED, Effect.SETTINGS_CHANGED})
 _CLEARS = re.compile(rb"\b(deallocate|discard)\b", re.IGNORECASE)
 _EXECUTES = re.compile(rb"\b(execute)\b", re.IGNORECASE)
-_PREPARES = re.compile(
-    rb'\bprepare\b(?:\s+(?:"((?:[^"]|"")+)"|([a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)))?',
-    re.IGNORECASE,
-)
 _ROLLBACK = re.compile(rb"\b(rollback|abort)\b", re.IGNORECASE)
 
 
@@ -165,24 +161,13 @@ class ClientSide:
         wire.drop_client()
         _refused.inc()
 
-    def _names_by_sql(self, sql: bytes) -> None:
-        """PREPARE gives names, too. Where it stands without one that is plain, any may be given."""
-        for found in _PREPARES.finditer(sql):
-            quoted, plain = found.groups()
-            if quoted is not None:
-                self._wire.know(quoted.replace(b'""', b'"'))
-            elif plain is not None:
-                self._wire.know(plain.lower())
-            else:
-                self._wire.any_name = True
-
     # ---- simple protocol -----------------------------------------------------------------------
     def _query(self, payload: bytes) -> None:
         session, wire = self._session, self._wire
         if not payload.endswith(b"\0"):
             raise Malformed("Query without end")
         sql = payload[:-1]
-        self._names_by_sql(sql)
+        know_names(wire, sql)
         plan = self._plan(sql, ())
         found, prepared = with_names(session, plan.statements, self._plan, self._still, True)
         plan = self._as_known(plan, resolved(session, found))
@@ -320,7 +305,7 @@ class ClientSide:
         )
         if one is not None:
             with_names(session, (one,), self._plan, self._still, False)
-        self._names_by_sql(message.sql)
+        know_names(wire, message.sql)
         if one is None or not special:
             change = None
             if message.name in session.statements.table:

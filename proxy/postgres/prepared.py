@@ -7,6 +7,7 @@ values or tags in the text, everything else stays as it is written.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,32 @@ from proxy.postgres.values import needed_for_bind, needed_for_text, server_param
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.native import Wire
     from proxy.postgres.session import Session
 
     PlanQuery = Callable[[bytes, tuple[int, ...]], Plan]
 
 _TYPES = {BYTEA: b"bytea", BYTEA_ARRAY: b"bytea[]", TEXT_ARRAY: b"text[]"}
 _HINT = "Prepare and bind it by the extended query protocol, or use the simple one for both."
+
+
+_PREPARES = re.compile(
+    rb'\bprepare\b(?:\s+(?:"((?:[^"]|"")+)"|([a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)))?',
+    re.IGNORECASE,
+)
+
+
+def know_names(wire: Wire, sql: bytes) -> None:
+    """The names that PREPARE gives in this text may be bound. Where it stands without one that is
+    plain, any may."""
+    for found in _PREPARES.finditer(sql):
+        quoted, plain = found.groups()
+        if quoted is not None:
+            wire.know(quoted.replace(b'""', b'"'))
+        elif plain is not None:
+            wire.know(plain.lower())
+        else:
+            wire.any_name = True
 
 
 def with_names(
