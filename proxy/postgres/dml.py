@@ -63,6 +63,8 @@ def _insert(query: Query, statement: Node, scope: Scope) -> Scope:
         else:
             level = query.level(source, scope)
             width = len(level.outputs)
+            if level.unknown and entry.protected and not statement.cols:
+                raise refuse("write", None, "INSERT of * of unknown columns without a column list")
         columns = _columns(query, statement, entry, width)
         if level is not None:
             query.emit(level, _wants(level, columns))
@@ -130,6 +132,9 @@ def _values(
     for row in source.values_lists:
         for i, item in enumerate(row.list.items):
             _store(query, item, columns[i] if i < len(columns) else None, scope)
+    sealed = next((c for c in columns if c is not None), None)
+    if source.sort_clause and sealed is not None:  # the server would order what is sealed
+        raise refuse("ORDER BY", sealed, "ORDER BY of VALUES that are sealed")
     for node in source.sort_clause:
         query.grouping.sort(node.sort_by, scope)
     for clause in (source.limit_count, source.limit_offset):
@@ -208,19 +213,27 @@ def _assign(query: Query, targets: "list[Node]", entry: Entry, scope: Scope) -> 
             continue
         count = value.multi_assign_ref.ncolumns
         columns = [_column(entry, t.res_target) for t in targets[i : i + count]]
-        _assign_row(query, value.multi_assign_ref.source, columns, scope)
+        _assign_row(query, value.multi_assign_ref.source, columns, scope, entry.protected)
         i += count
 
 
 def _assign_row(
-    query: Query, source: Node, columns: "list[ProtectedColumn | None]", scope: Scope
+    query: Query,
+    source: Node,
+    columns: "list[ProtectedColumn | None]",
+    scope: Scope,
+    protected: bool,
 ) -> None:
-    """SET (a, b) = (…) or = (SELECT …)."""
+    """SET (a, b) = (…) or = (SELECT …). `protected`: a value too many is not sent, whatever it is."""
     if kind(source) == "row_expr":
+        if protected and len(source.row_expr.args) != len(columns):
+            raise Refusal("42601", "number of columns does not match number of values")
         for item, column in zip(source.row_expr.args, columns, strict=False):
             _store(query, item, column, scope)
     elif kind(source) == "sub_link":
         level = query.level(source.sub_link.subselect.select_stmt, scope)
+        if protected and not level.unknown and len(level.outputs) != len(columns):
+            raise Refusal("42601", "number of columns does not match number of values")
         query.emit(level, _wants(level, columns))
     elif any(columns):
         column = next(c for c in columns if c is not None)
@@ -280,5 +293,7 @@ def _merge_insert(query: Query, clause: Node, entry: Entry, scope: Scope) -> Non
     if entry.protected and clause.values and not clause.target_list:
         raise Refusal("0A000", "MERGE … INSERT without columns", "Name the columns.")
     columns = [_column(entry, t.res_target) for t in clause.target_list]
+    if entry.protected and len(clause.values) > len(columns):
+        raise Refusal("42601", "INSERT has more expressions than target columns")
     for i, item in enumerate(clause.values):
         _store(query, item, columns[i] if i < len(columns) else None, scope)

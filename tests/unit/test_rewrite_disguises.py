@@ -74,3 +74,29 @@ def test_disguise_is_refused(sql: str) -> None:
 )
 def test_what_hides_nothing_is_planned(sql: str) -> None:
     assert plan(sql) is not None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE people SET (id, email) = (1, 'a', 'secret')",
+        "UPDATE people SET (id, email) = ROW(1, 'a', 'secret')",
+        "UPDATE people SET (id, email) = (SELECT 1, 'a', 'secret')",
+        "MERGE INTO people USING plain ON id = a WHEN NOT MATCHED THEN "
+        "INSERT (email) VALUES ('a', 'secret')",
+    ],
+)
+def test_a_value_that_belongs_to_no_column_is_not_sent(sql: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        plan(sql)
+    assert caught.value.sqlstate == "42601"
+
+
+def test_rows_of_a_function_are_not_written_where_their_columns_are_not_known() -> None:
+    with pytest.raises(Refusal):
+        plan("INSERT INTO people SELECT * FROM json_populate_recordset(NULL::people, '[]')")
+
+
+def test_values_to_be_sealed_are_not_ordered_by_what_they_become() -> None:
+    with pytest.raises(Refusal):
+        plan("INSERT INTO people (email) (VALUES ('b'), ('a') ORDER BY 1 LIMIT 1)")
