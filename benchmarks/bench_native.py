@@ -25,8 +25,7 @@ def best(work: Callable[..., object], values: Sequence[bytes | None]) -> float:
     return len(values) / min(times) / 1e6
 
 
-def main() -> None:
-    size = int(sys.argv[1]) if len(sys.argv) > 1 else 32
+def main(size: int = 32) -> None:
     plains = [bytes(size)] * BATCH
     ring = native.key_random()
     print(f"{size}-byte values, M/s: {native.arena_report()['openssl']}")
@@ -50,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:2]))
