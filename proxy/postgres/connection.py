@@ -284,7 +284,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(out)
         if session.hang_up:
             self.abort(quietly=True)
-        elif session.pending() is not None or session.waiting:
+        elif not session.at_rest:
             self._wait()
         elif not self._client_reading or not self._server_reading:
             self.adjust_reading()

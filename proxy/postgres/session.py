@@ -32,10 +32,9 @@ from proxy.postgres.types.base import TextContext
 from proxy.postgres.values import ResultRows, needed_for_rows, row_codecs
 
 if TYPE_CHECKING:
-    from proxy.native import ColumnCodec, Watch
+    from proxy.native import ColumnCodec
     from proxy.postgres.site import Site
 
-_ASCII_AS_IT_IS = ("UTF8", "SQL_ASCII")
 _ENDS = re.compile(rb"\s*(rollback|commit|end|abort|prepare\s+transaction)\b", re.IGNORECASE)
 
 # Must come before any query of its transaction, so nothing of ours may be asked first; names nothing.
@@ -130,7 +129,8 @@ class Session:
         if self._copy_waits:
             return
         while self._message is None:
-            wire.watch = self._watch
+            if self.protected:
+                self._look_out()
             if (event := wire.client_next()) is None:
                 break
             kind, payload, _ = event
@@ -155,12 +155,12 @@ class Session:
         else:
             self._client.copy_failed(self.copying, error)
 
-    @property
-    def _watch(self) -> Watch | None:
-        """Texts without its words need no plan; None while settings or schema are not certain."""
-        if not self.ready or not self.protected or not self.plans_hold or self._local is not None:
-            return None
-        return self.site.watch if self.settings.client_encoding in _ASCII_AS_IT_IS else None
+    def _look_out(self) -> None:
+        """Texts without the words of `wire.watch` need no plan; None while anything is uncertain."""
+        if self.settings.known and not self._schema_stale and self._local is None and self.ready:
+            self.wire.watch = self.site.watch if self.settings.ascii_as_it_is else None
+        else:
+            self.wire.watch = None
 
     def _plain(self, kind: int, payload: bytes) -> None:
         """Start-up, and databases in which nothing is protected."""
@@ -251,6 +251,17 @@ class Session:
             self._run_client()
 
     _failure: SealgateError | None = None
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is waited for, on either side: `pending` is None and `waiting` false."""
+        return (
+            self._message is None
+            and self._rows is None
+            and not self._copy_waits
+            and not self.wire.stalled
+            and not self.wire.authenticating
+        )
 
     @property
     def waiting(self) -> bool:

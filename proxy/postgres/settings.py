@@ -45,6 +45,7 @@ class Settings:
         self.abbreviations = "Default"
         self.known = False  # the unreported ones were read and nothing changed them since
         self.changed_in_transaction = False
+        self.ascii_as_it_is = True  # in client_encoding, a byte below 128 is that character
         self.readings = 0  # rises with every `read`
 
     def report(self, payload: bytes) -> None:
@@ -53,6 +54,7 @@ class Settings:
         if len(words) != 3:
             raise Malformed("ParameterStatus")
         self.reported[words[0].decode("latin-1")] = words[1].decode("utf-8", "replace")
+        self.ascii_as_it_is = self.client_encoding in ("UTF8", "SQL_ASCII")
 
     def read(self, answer: bytes) -> None:
         """Takes the answer to QUERY."""

@@ -68,6 +68,8 @@ class Site:
             self._planner = Planner()
         self._plans: OrderedDict[_PlanKey, Plan | Refusal] = OrderedDict()
         self._plan_bytes = 0
+        self._watch: Watch | None = None
+        self._watch_for: Snapshot | None = None
         self._leases: dict[tuple[Principal, ProtectedColumn, Action], _Lease] = {}
         self._templates = Templates(config.limits.plan_cache_bytes // 2)
 
@@ -154,7 +156,10 @@ class Site:
     @property
     def watch(self) -> Watch | None:
         """Which words a text must have to need a plan, as the schema is now; None: any text."""
-        return self._planner.watch(self.snapshot) if self._planner is not None else None
+        snapshot = self._catalog.snapshot
+        if self._watch_for is not snapshot and self._planner is not None:
+            self._watch_for, self._watch = snapshot, self._planner.watch(snapshot)
+        return self._watch
 
     # ---- plans ---------------------------------------------------------------------------------
     @property
