@@ -75,14 +75,16 @@ def with_names(
             known = here.get(named.name) or session.statements.look(
                 named.name, session.wire.segment
             )
-            if known is not None and (known.plan.rewritten or known.plan.outputs):
+            if known is not None:
+                # a statement on a mere namesake is kept, too: the server analyses it anew
                 if named.verb == "inside" or not simple:
                     raise Refusal(
                         "0A000", "this EXECUTE of a statement on protected columns", _HINT
                     )
                 if named.name not in here:
                     still(known)
-                plan = _execute(session, plan, named, known)
+                if known.plan.rewritten or known.plan.outputs:
+                    plan = _execute(session, plan, named, known)
         found.append(plan)
         made.append(new)
     return tuple(found), tuple(made)

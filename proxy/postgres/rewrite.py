@@ -31,12 +31,13 @@ _RUN_SQL = (
 _MATVIEW = 24  # ObjectType
 _EFFECT_WORDS = (
     "set", "reset", "begin", "start", "commit", "end", "rollback", "abort", "discard", "create",
-    "alter", "drop", "do", "import", "copy", "set_config", "declare", "fetch", "move", "close",
+    "alter", "drop", "do", "call", "import", "copy", "set_config", "declare", "fetch", "move", "close",
     "prepare", "execute", "deallocate",
 )  # fmt: skip
 # statements about names that the session keeps: the plan of an inner statement, or its end
 _SESSION_WORDS = ("prepare", "execute", "deallocate", "declare", "fetch", "move", "close")
 _SCHEMA = ("create_", "alter_", "drop_", "rename_", "index_stmt", "view_stmt", "define_", "import_")
+_RUN_CODE = ("do_stmt", "call_stmt")  # which may SET anything
 _SETTINGS = ("variable_set_stmt", "discard_stmt", "alter_role_set_stmt")
 QUERIES = ("select_stmt", *dml.STATEMENTS)
 _TEMPLATES = ("select_stmt", "insert_stmt", "update_stmt", "delete_stmt")
@@ -284,7 +285,7 @@ def _effects(which: str, node: Node) -> frozenset[Effect]:
         if step in (3, 4, 8, 9, 10):
             return frozenset({Effect.END, Effect.SETTINGS_CHANGED})
         return frozenset({Effect.SETTINGS_CHANGED}) if step == 7 else frozenset()
-    if which in _SETTINGS:
+    if which in _SETTINGS or which in _RUN_CODE:
         return frozenset({Effect.SETTINGS_CHANGED})
     if which.startswith(_SCHEMA):
         return frozenset({Effect.SCHEMA_CHANGED})

@@ -38,6 +38,7 @@ def insert(c: psycopg.Connection, value: str) -> tuple[bytes | None, bytes]:
     [
         "SET search_path = public",
         "SELECT set_config('search_path', 'public', false)",
+        "DO $$ BEGIN EXECUTE 'SET sea' || 'rch_path = public'; END $$",
         "DROP TABLE other.people",
         "ALTER TABLE other.people RENAME TO gone",
     ],
@@ -64,3 +65,16 @@ def test_a_statement_that_still_means_the_same_goes_on(tables: psycopg.Connectio
     c.execute("CREATE TABLE other.unrelated (id int)")
     assert insert(c, "b")[0] is None
     assert c.execute("SELECT count(*) FROM people WHERE email IN ('a', 'b')").fetchone() == (2,)
+
+
+def test_a_statement_prepared_by_sql_does_not_follow_the_name_either(
+    stack: Stack, tables: psycopg.Connection
+) -> None:
+    c = tables
+    c.execute("SET search_path = other, public")
+    c.execute("PREPARE s2 (text) AS INSERT INTO people (email) VALUES ($1)")
+    c.execute("EXECUTE s2 ('harmless')")
+    c.execute("SET search_path = public")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="means something else"):
+        c.execute(f"EXECUTE s2 ('{CANARY}')")
+    assert CANARY.encode() not in stack.pg_tap.to_server

@@ -1,5 +1,6 @@
 """The session core, bytes in and bytes out (facts: postgres.md 5.7)."""
 
+import gc
 import struct
 import tracemalloc
 
@@ -551,14 +552,16 @@ def test_nothing_grows_with_the_number_of_statements():
         d.site.asked.clear()
 
     tracemalloc.start()
+    grown = []  # in each run; a table of the interpreter's own may double in one of them
     try:
-        for i in range(1000):
-            turn(i)
-        before = tracemalloc.get_traced_memory()[0]
-        for i in range(1000, 2000):
-            turn(i)
-        grown = tracemalloc.get_traced_memory()[0] - before
+        for run in range(4):
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            for i in range(600 * run, 600 * (run + 1)):
+                turn(i)
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
-    assert grown < 8 * 1024, f"{grown} bytes after 5 000 statements"
+    assert min(grown[1:]) < 2 * 1024, f"{grown} bytes, 3 000 statements each"
     assert not d.session.statements and not d.session.portals and not d.session.wire.fast
