@@ -129,6 +129,8 @@ cdef class Wire:
     cdef readonly dict parses  # payload of a Parse of the unnamed statement -> FastParse
     cdef FastParse parsed  # the unnamed statement, if its Parse was done by one ...
     cdef FastBind parsed_bind  # ... and how it is bound, until something changes
+    cdef bint unnamed_moved  # it changed since all was answered, and `parsed` was or is involved
+    cdef bint unnamed_doubtful  # ... and that failed: the server may have either
     cdef set known  # names of statements that went to the server as the client sent them
     cdef public bint any_name  # SQL may have prepared others
     cdef public Watch watch  # texts without its words may pass, if set
@@ -323,6 +325,10 @@ cdef class Wire:
         """The server discards everything up to Sync; cookies of what it discards."""
         cdef list lost = []
         cdef Expected* e
+        if self.unnamed_moved:
+            self.unnamed_doubtful = True
+            self.parsed = None
+            self.parsed_bind = None
         while self.count > 0:
             e = &self.fifo[self.head]
             if e.kind == 6:
@@ -494,6 +500,22 @@ cdef class Wire:
         self._push(2, 0, None, None)
         return True
 
+    cdef int _unnamed_goes(self) except -1:
+        """A message that ends the unnamed statement is on its way, or will be."""
+        if self.parsed is not None:
+            self.unnamed_moved = True
+        self.parsed = None
+        self.parsed_bind = None
+        return 0
+
+    cdef int _no_unnamed(self) except -1:
+        """The server is told to drop the unnamed statement, of which it is not known which it is: a
+        Bind taken for another statement's could carry a protected value in clear."""
+        self.unnamed_doubtful = False
+        self.put_server(b"C\0\0\0\6S\0")
+        self._push(5, 1, None, None)
+        return 0
+
     cdef bint _fast_parse(self, const uint8_t* p, Py_ssize_t total) except -1:
         """Sends the server's Parse for the whole message at `p`, where a FastParse is known; else 0.
         Either way another statement takes the place of the unnamed one, if it is that."""
@@ -501,8 +523,7 @@ cdef class Wire:
         cdef object found
         if total < 8 or p[5] != 0:
             return False
-        self.parsed = None
-        self.parsed_bind = None
+        self._unnamed_goes()
         if not self.parses:
             return False
         found = self.parses.get(PyBytes_FromStringAndSize(<char*>p + 5, total - 5))
@@ -514,6 +535,7 @@ cdef class Wire:
                   PyBytes_GET_SIZE(known.message))
         self.parsed = known
         self.parsed_bind = known.binding
+        self.unnamed_moved = True
         self._push(1, 0, None, None)
         return True
 
@@ -707,6 +729,8 @@ cdef class Wire:
                 # the server gives up the connection (pq_startmsgread was under way)
                 raise WireError("client", "unexpected message type during COPY from stdin")
             if t == 66 or t == 69 or t == 68 or t == 67:  # Bind, Execute, Describe, Close
+                if self.unnamed_doubtful and not self.server_skips and (t == 66 or t == 68):
+                    self._no_unnamed()
                 if t == 66 and (self.parsed_bind is not None or self.fast) and (
                         not self.server_skips and total >= 12
                         and self._fast_bind(p + self.c.pos, total)):
@@ -720,8 +744,8 @@ cdef class Wire:
                 if t == 66 and total > 5 and p[self.c.pos + 5] == 0:
                     self.unnamed = None  # another one takes its place
                 if t == 67 and total == 7 and p[self.c.pos + 5] == 83 and p[self.c.pos + 6] == 0:
-                    self.parsed = None  # Close of the unnamed statement
-                    self.parsed_bind = None
+                    if not self.server_skips:  # Close of the unnamed statement
+                        self._unnamed_goes()
                 if t == 67 and not self.hands_off:
                     self._forget(p + self.c.pos + 5, total - 5)
                 if self.hands_off or not self._special(p + self.c.pos + 5, total - 5, t):
@@ -915,6 +939,8 @@ cdef class Wire:
                 self.copy_in = False
                 self.copier = None
                 self.instead = None
+                if self.count == 0 and not self.c.held:
+                    self.unnamed_moved = False
                 hide = flags & 1
                 if self.abort_first is not None:
                     if not hide and self.status == b"T" and self.count == 0:

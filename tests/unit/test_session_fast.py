@@ -7,7 +7,15 @@ import pytest
 from proxy import native
 from proxy.crypto.column import Canonical, column_codec
 from proxy.postgres.messages import Bind, error_fields, read_row_description
-from proxy.postgres.plan import ClientParam, Effect, Literal, ParamTarget, StatementPlan, Use
+from proxy.postgres.plan import (
+    ClientParam,
+    Effect,
+    Literal,
+    ParamTarget,
+    Refusal,
+    StatementPlan,
+    Use,
+)
 from tests.dialogue import (
     EMAIL,
     READY,
@@ -427,3 +435,60 @@ def test_a_bind_cut_anywhere_is_an_error_or_the_servers(payload: bytes) -> None:
     except native.WireError:
         return
     d.session.data_to_server()
+
+
+# ---- the unnamed statement behind an error -----------------------------------------------------
+WRITE = b"INSERT INTO users (email) VALUES ($1)"
+REFUSED = b"SELECT upper(email) FROM users"
+CLEAR = b"canary-7f3a"
+
+
+def written() -> Dialogue:
+    """The server's unnamed statement is a protected INSERT that was prepared natively."""
+    d = watching()
+    d.site.plans[WRITE] = StatementPlan(
+        (WRITE,), True, (ParamTarget(0, Use.STORE, EMAIL, 17),), (ClientParam(25),),
+        command="INSERT",
+    )  # fmt: skip
+    d.site.plans[REFUSED] = Refusal("0A000", "upper() is not supported", "Do it yourself.")
+    insert = parse("", WRITE.decode()) + bind("", "", b"x") + execute() + SYNC
+    done = msg("1") + msg("2") + msg("C", b"INSERT 0 1\0") + READY
+    d.client(insert)
+    d.server(done)
+    d.client(parse("", "SELECT 1") + SYNC)
+    d.server(msg("1") + READY)
+    d.client(insert)
+    d.server(done)
+    assert d.session.wire.unnamed_statement is not None
+    return d
+
+
+BAD = parse("t", "SELECT 1 FROM nowhere")
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [(BAD + parse("", "SELECT 1") + SYNC, error("42P01") + READY)],
+        [(BAD + msg("C", b"S\0") + SYNC, error("42P01") + READY)],
+        [(BAD, error("42P01")), (msg("C", b"S\0") + SYNC, READY)],
+        [(parse("", REFUSED.decode()) + SYNC, error("26000") + READY)],
+    ],
+    ids=["Parse skipped", "Close skipped", "Close while it skips", "Parse refused"],
+)
+def test_a_change_of_the_unnamed_statement_that_failed_bares_no_value(turns) -> None:
+    """The server still has the INSERT: the next Bind is sealed, or finds no statement there."""
+    d = written()
+    for sent, answer in turns:
+        d.client(sent)
+        d.server(answer)
+    sent = d.client(bind("", "", CLEAR) + execute() + SYNC)
+    if kinds(sent) == "CBES":
+        assert sent[0][1] == b"S\0", "the server drops its unnamed statement first"
+        assert kinds(d.server(msg("3") + error("26000") + READY)) == "EZ"
+    else:
+        assert not any(CLEAR in payload for _, payload in sent)
+        assert kinds(d.server(msg("2") + msg("C", b"INSERT 0 1\0") + READY)) == "2CZ"
+    assert d.session.idle
+    again = d.client(parse("", WRITE.decode()) + bind("", "", CLEAR) + execute() + SYNC)
+    assert not any(CLEAR in payload for _, payload in again)
