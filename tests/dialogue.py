@@ -45,6 +45,7 @@ class FakeSite:
     protected_database: str = "shop"
     catalog_query: bytes = b"SELECT catalogue"
     fast: bool = True
+    fast_unnamed: bool = True
     watch: Watch | None = None
     noted: list[tuple[object, int]] = field(default_factory=list)
     snapshot_read: bool = True

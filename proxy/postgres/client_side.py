@@ -409,7 +409,7 @@ class ClientSide:
             old = wire.parses.pop(payload, None)
         if old is not None:
             session.site.note_uses(session.principal, needed_for_bind(plan), old.uses)
-        if statement.slow or not session.site.fast:
+        if statement.slow or not session.site.fast or not (name or session.site.fast_unnamed):
             return
         if name and not session.statements.settled(name):
             return

@@ -55,6 +55,9 @@ class _Lease:
 
 
 class Site:
+    # Off: after a failed segment the server may have either of two unnamed statements, and the native
+    # path does not follow which (it has the server drop it, which a client can notice).
+    fast_unnamed = False
     catalog_query = catalog.QUERY.encode()
 
     def __init__(self, config: PostgresConfig, keys: KeyService, hosts: Hosts) -> None:
