@@ -291,8 +291,8 @@ cdef class ColumnCodec:
         if self._tokens is not None:
             region = self._tokens.region(PyBytes_FromStringAndSize(<const char*>plain, n))
             m = PyBytes_GET_SIZE(region)
-            if m > _MOST_TOKENS:
-                raise NativeError("too many tokens")
+            if m > _MOST_TOKENS or m > <Py_ssize_t>self._tokens.most_bytes(n):
+                raise NativeError("too many tokens")  # `out` has room for what was announced
             out[2] |= _TOKENS
             at[0] = <uint8_t>(m >> 8)
             at[1] = <uint8_t>(m & 0xFF)

@@ -270,3 +270,20 @@ def test_labels_keep_keys_apart() -> None:
     assert not seal.same(kdf.column_key(one, DOMAIN + "2", "seal"))
     with pytest.raises(ValueError, match="purpose"):
         kdf.column_key(one, DOMAIN, "other")
+
+
+def test_more_tokens_than_were_announced_are_never_written():
+    class Liar:
+        handles: list[native.KeyHandle] = []
+
+        def most_bytes(self, n: int) -> int:
+            return 4
+
+        def region(self, plain: bytes) -> bytes:
+            return b"t" * 4000
+
+    made = native.ColumnCodec(b"d", 25, False)
+    made.add_key(b"k" * 8, native.key_random(), None, True)
+    made.set_tokens(Liar(), b"descriptor")
+    with pytest.raises(native.NativeError, match="too many tokens"):
+        made.seal(b"value")
