@@ -6,22 +6,13 @@ Leaf module: no I/O. Units are in the names. A secret is never a value here, onl
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from proxy.config.base import SecretRef as SecretRef
+from proxy.config.base import Section
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SecretRef(_Model):
-    """Where a secret is. Exactly one of the three."""
-
-    env: str | None = None
-    file: str | None = None
-    command: str | None = None
-
-
-class Address(_Model):
+class Address(Section):
     """`host:port` (port 0: the system chooses) or `unix:/path`, as one text or as a mapping."""
 
     host: str = "127.0.0.1"
@@ -53,7 +44,7 @@ Addresses = Annotated[tuple[Address, ...], BeforeValidator(_one_or_more), Field(
 TlsVersion = Literal["1.2", "1.3"]
 
 
-class Pkcs11Provider(_Model):
+class Pkcs11Provider(Section):
     kind: Literal["pkcs11"]
     module: str
     token_label: str
@@ -65,13 +56,13 @@ class Pkcs11Provider(_Model):
     call_timeout_seconds: float = Field(5.0, gt=0)
 
 
-class SoftwareProvider(_Model):
+class SoftwareProvider(Section):
     kind: Literal["software"]
     file: str  # sealed root file
     passphrase: SecretRef
 
 
-class CacheLimits(_Model):
+class CacheLimits(Section):
     max_age_seconds: float = Field(300.0, gt=0)
     max_idle_seconds: float = Field(60.0, gt=0)
     max_uses: int = Field(2**32, ge=1)
@@ -79,12 +70,12 @@ class CacheLimits(_Model):
     entries: int = Field(1024, ge=1)
 
 
-class FileStore(_Model):
+class FileStore(Section):
     kind: Literal["file"]
     path: str
 
 
-class KeysConfig(_Model):
+class KeysConfig(Section):
     provider: Pkcs11Provider | SoftwareProvider = Field(discriminator="kind")
     store: FileStore
     cache: CacheLimits = CacheLimits()
@@ -92,7 +83,7 @@ class KeysConfig(_Model):
     allow_unlocked_memory: bool = False
 
 
-class TlsServer(_Model):
+class TlsServer(Section):
     """TLS towards clients."""
 
     cert_file: str
@@ -100,7 +91,7 @@ class TlsServer(_Model):
     require: bool = False  # refuse clients that do not ask for TLS
 
 
-class NamedCertificate(_Model):
+class NamedCertificate(Section):
     """A certificate for clients that ask for this host name (SNI); `*.example.com` covers a level."""
 
     name: str
@@ -108,7 +99,7 @@ class NamedCertificate(_Model):
     key_file: str
 
 
-class ClientCertificates(_Model):
+class ClientCertificates(Section):
     """Certificates that clients show (mTLS). One that is shown is always verified.
 
     The identity is a name in the certificate: its common name, its whole subject (RFC 4514), or
@@ -135,7 +126,7 @@ class PostgresTls(TlsServer):
     clients: ClientCertificates | None = None
 
 
-class TlsClient(_Model):
+class TlsClient(Section):
     """TLS towards the server. Verification is on; there is no silent downgrade."""
 
     mode: Literal["disable", "require", "verify-ca", "verify-full"] = "verify-full"
@@ -148,7 +139,7 @@ class TlsClient(_Model):
     negotiation: Literal["request", "direct"] = "request"  # direct: PostgreSQL 17 and later
 
 
-class RangeConfig(_Model):
+class RangeConfig(Section):
     """Range search by keyed buckets: what lies between `low` and `high` is cut into buckets of `width`.
 
     `low` and `high` are values of the column's type; `width` is a number of the type's unit: days for
@@ -161,7 +152,7 @@ class RangeConfig(_Model):
     max_buckets: int = Field(256, ge=1, le=4096)  # a search that needs more is refused
 
 
-class MatchConfig(_Model):
+class MatchConfig(Section):
     """LIKE and ILIKE by tokens of the text: every run of `ngram` characters (0: none), and the first
     characters in the lengths of `prefixes`."""
 
@@ -170,7 +161,7 @@ class MatchConfig(_Model):
     case: Literal["unicode", "ascii"] = "unicode"  # how ILIKE compares; "ascii" for a "C" database
 
 
-class ColumnConfig(_Model):
+class ColumnConfig(Section):
     column: str  # schema.table.column
     type: str  # declared PostgreSQL type: text, int4, numeric(12,2), date, ...
     ring: str
@@ -192,7 +183,7 @@ class ColumnConfig(_Model):
     acknowledge: tuple[str, ...] = ()  # leakage accepted, e.g. "equality-low-cardinality"
 
 
-class PostgresLimits(_Model):
+class PostgresLimits(Section):
     max_message_bytes: int = Field(64 * 1024 * 1024, ge=1024)
     max_startup_bytes: int = Field(10_000, ge=256)
     max_statements_per_session: int = Field(4096, ge=1)
@@ -209,7 +200,7 @@ class PostgresLimits(_Model):
     max_unauthenticated: int = Field(1024, ge=1)  # connections that are still in start-up
 
 
-class Keepalive(_Model):
+class Keepalive(Section):
     """TCP keepalive of both legs. 0: the system's default; `idle_seconds` 0: none at all."""
 
     idle_seconds: int = Field(60, ge=0)
@@ -218,14 +209,14 @@ class Keepalive(_Model):
     user_timeout_seconds: int = Field(0, ge=0)  # unacknowledged data for this long ends it
 
 
-class ServerLogin(_Model):
+class ServerLogin(Section):
     """Who the proxy is towards the server, where it authenticates clients itself."""
 
     user: str | None = None  # none: the client's own name
     password: SecretRef | None = None  # none: the server asks for none (certificate, peer, trust)
 
 
-class PostgresUser(_Model):
+class PostgresUser(Section):
     """A client that the proxy knows. `secret` is a SCRAM secret as in pg_authid.rolpassword:
     `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`; without one, only a certificate
     lets this user in."""
@@ -235,7 +226,7 @@ class PostgresUser(_Model):
     server: ServerLogin | None = None  # default: auth.server
 
 
-class PostgresAuth(_Model):
+class PostgresAuth(Section):
     """Who authenticates clients: the server (`passthrough`), or the proxy by a SCRAM secret
     (`scram`), by a certificate (`certificate`, needs tls.clients), or by either of the two.
 
@@ -254,14 +245,14 @@ class PostgresAuth(_Model):
     mock_secret: SecretRef | None = None  # makes unknown users look alike on all instances
 
 
-class CatalogAccess(_Model):
+class CatalogAccess(Section):
     """The control connection that reads the catalogue (names and types only)."""
 
     user: str
     password: SecretRef | None = None
 
 
-class PostgresConfig(_Model):
+class PostgresConfig(Section):
     listen: Addresses  # one, or a list: TCP and a Unix socket for a sidecar
     upstream: Addresses  # one, or a list that is tried in this order
     database: str  # the one whose columns are listed; others are forwarded untouched
@@ -286,14 +277,14 @@ class PostgresConfig(_Model):
     limits: PostgresLimits = PostgresLimits()
 
 
-class S3Credential(_Model):
+class S3Credential(Section):
     access_key: str
     secret: SecretRef
     principal: str
     session_token: SecretRef | None = None  # then every request has to bring this very token
 
 
-class OriginConfig(_Model):
+class OriginConfig(Section):
     name: str
     endpoint: str  # https://host[:port] or http://
     region: str = "us-east-1"
@@ -303,7 +294,7 @@ class OriginConfig(_Model):
     ca_file: str | None = None
 
 
-class BucketConfig(_Model):
+class BucketConfig(Section):
     """First match wins. `bucket` may end in `*`; `prefix` restricts to keys below it."""
 
     bucket: str
@@ -315,14 +306,14 @@ class BucketConfig(_Model):
     anonymous: Literal["none", "read"] = "none"
 
 
-class S3Limits(_Model):
+class S3Limits(Section):
     max_header_bytes: int = Field(64 * 1024, ge=4096)
     max_requests: int = Field(1024, ge=1)
     stall_timeout_seconds: float = Field(60.0, gt=0)
     clock_skew_seconds: int = Field(900, ge=1)
 
 
-class S3Config(_Model):
+class S3Config(Section):
     listen: Address
     region: str = "us-east-1"
     host_suffix: str | None = None  # enables virtual-host style: <bucket>.<suffix>
@@ -333,7 +324,7 @@ class S3Config(_Model):
     limits: S3Limits = S3Limits()
 
 
-class PolicyRule(_Model):
+class PolicyRule(Section):
     """`principals` are like "postgres:app", "s3:reader" or "*"; `resources` like
     "column:shop.public.*" or "bucket:docs/*". Without any rule, every authenticated principal may
     seal and open; with rules, what no rule allows is denied, and of those that match the strictest
@@ -361,16 +352,16 @@ class PolicyRule(_Model):
         return self
 
 
-class AdminConfig(_Model):
+class AdminConfig(Section):
     listen: Address = Address(port=9932)
 
 
-class LogConfig(_Model):
+class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "console"] = "json"
 
 
-class Config(_Model):
+class Config(Section):
     keys: KeysConfig
     postgres: PostgresConfig | None = None
     s3: S3Config | None = None

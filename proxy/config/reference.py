@@ -1,7 +1,7 @@
 """The manual and the JSON schema of the configuration, from its types and their comments.
 
 `python -m proxy.config.reference` writes docs/reference/configuration.md and config/schema.json;
-a test compares them, so that neither can say something else than `model.py`.
+a test compares them, so that neither can say something else than the types.
 """
 
 import ast
@@ -20,13 +20,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from proxy.config import model
+from proxy.config.base import Section
 
 _ROOT = Path(__file__).parents[2]
 MANUAL = _ROOT / "docs" / "reference" / "configuration.md"
 SCHEMA = _ROOT / "config" / "schema.json"
 _INTRODUCTION = """# Configuration
 
-Written by `python -m proxy.config.reference` from `proxy/config/model.py`; do not edit.
+Written by `python -m proxy.config.reference` from the types in `proxy/config`; do not edit.
 
 One YAML file; `config/sealgate.yaml` is a commented example, `config/schema.json` its JSON schema, and
 `sealgate check --config FILE` names every problem with its line. An unknown setting is an error. Any
@@ -45,7 +46,7 @@ def manual() -> str:
         parts.append(f"\n## {section.__name__}\n")
         parts.append(f"At `{path}`.\n" if path else "The whole file.\n")
         text = inspect.cleandoc(section.__doc__ or "") if section.__doc__ else ""
-        if text and text != inspect.cleandoc(BaseModel.__doc__ or ""):
+        if text and text != inspect.cleandoc(Section.__doc__ or ""):
             parts.append(text + "\n")
         parts.append("| setting | type | default | meaning |\n|---|---|---|---|")
         for name, field in section.model_fields.items():
@@ -155,7 +156,15 @@ def _comment_of(section: type[BaseModel], name: str, comments: dict[tuple[str, s
 
 def _comments() -> dict[tuple[str, str], str]:
     """What stands behind each field, or on lines of its own above it, by class and field."""
-    source = inspect.getsource(model)
+    modules = {inspect.getmodule(section) for _, section in _sections(model.Config, "")}
+    found: dict[tuple[str, str], str] = {}
+    for module in modules:
+        assert module is not None
+        found |= _comments_in(inspect.getsource(module))
+    return found
+
+
+def _comments_in(source: str) -> dict[tuple[str, str], str]:
     lines = source.splitlines()
     behind = {
         token.start[0]: token.string.lstrip("# ")
