@@ -29,6 +29,7 @@ cdef extern from "sg_pkcs11.h" nogil:
         CK_BYTE model[16]
         CK_BYTE serialNumber[16]
         CK_ULONG flags
+        CK_ULONG ulMaxSessionCount, ulSessionCount
     ctypedef struct CK_ATTRIBUTE:
         CK_ULONG type
         void* pValue
@@ -47,6 +48,8 @@ cdef extern from "sg_pkcs11.h" nogil:
     ctypedef struct CK_C_INITIALIZE_ARGS:
         CK_ULONG flags
         void* pReserved
+    ctypedef struct CK_MECHANISM_INFO:
+        CK_ULONG ulMinKeySize, ulMaxKeySize, flags
     ctypedef struct sg_ck_function_list:
         CK_RV (*C_Initialize)(void*) noexcept nogil
         CK_RV (*C_Finalize)(void*) noexcept nogil
@@ -64,6 +67,15 @@ cdef extern from "sg_pkcs11.h" nogil:
         CK_RV (*C_DecryptInit)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_OBJECT_HANDLE) noexcept nogil
         CK_RV (*C_Decrypt)(CK_SESSION_HANDLE, CK_BYTE*, CK_ULONG, CK_BYTE*, CK_ULONG*) noexcept nogil
         CK_RV (*C_GenerateKey)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_ATTRIBUTE*, CK_ULONG, CK_OBJECT_HANDLE*) noexcept nogil
+        CK_RV (*C_GetMechanismList)(CK_SLOT_ID, CK_ULONG*, CK_ULONG*) noexcept nogil
+        CK_RV (*C_GetMechanismInfo)(CK_SLOT_ID, CK_ULONG, CK_MECHANISM_INFO*) noexcept nogil
+        CK_RV (*C_DestroyObject)(CK_SESSION_HANDLE, CK_OBJECT_HANDLE) noexcept nogil
+        CK_RV (*C_GenerateKeyPair)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_ATTRIBUTE*, CK_ULONG, CK_ATTRIBUTE*, CK_ULONG, CK_OBJECT_HANDLE*, CK_OBJECT_HANDLE*) noexcept nogil
+        CK_RV (*C_WrapKey)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_OBJECT_HANDLE, CK_OBJECT_HANDLE, CK_BYTE*, CK_ULONG*) noexcept nogil
+        CK_RV (*C_UnwrapKey)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_OBJECT_HANDLE, CK_BYTE*, CK_ULONG, CK_ATTRIBUTE*, CK_ULONG, CK_OBJECT_HANDLE*) noexcept nogil
+        CK_RV (*C_DeriveKey)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_OBJECT_HANDLE, CK_ATTRIBUTE*, CK_ULONG, CK_OBJECT_HANDLE*) noexcept nogil
+        CK_RV (*C_SignInit)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_OBJECT_HANDLE) noexcept nogil
+        CK_RV (*C_Sign)(CK_SESSION_HANDLE, CK_BYTE*, CK_ULONG, CK_BYTE*, CK_ULONG*) noexcept nogil
         CK_RV (*C_GenerateRandom)(CK_SESSION_HANDLE, CK_BYTE*, CK_ULONG) noexcept nogil
     ctypedef CK_RV (*sg_ck_get_function_list)(sg_ck_function_list**) noexcept nogil
     CK_ULONG CKF_SERIAL_SESSION, CKF_RW_SESSION, CKF_OS_LOCKING_OK, CKU_USER
@@ -123,12 +135,14 @@ cdef void _p11_gcm(CK_MECHANISM* mechanism, CK_GCM_PARAMS* gcm, CK_BYTE* iv, con
     mechanism.ulParameterLen = sizeof(CK_GCM_PARAMS)
 
 
-cdef class Pkcs11Module:
-    """One module. It is never unloaded."""
+cdef class Pkcs11Core:
+    """One module: tokens, sessions, login, the root key. It is never unloaded."""
 
     cdef sg_ck_function_list* f
+    cdef bytes _parameters
 
-    def __init__(self, str path not None):
+    def __init__(self, str path not None, str parameters=None):
+        """`parameters`: text for C_Initialize, for modules that want one (NSS: "configdir=...")."""
         cdef bytes name = path.encode()
         cdef const char* c_path = name
         cdef void* library
@@ -150,6 +164,7 @@ cdef class Pkcs11Module:
         _p11(rv, "C_GetFunctionList")
         if self.f == NULL:
             raise OSError(f"{path}: C_GetFunctionList gave no list")
+        self._parameters = None if parameters is None else parameters.encode()
         self._initialize()
 
     cdef int _initialize(self) except -1:
@@ -157,6 +172,8 @@ cdef class Pkcs11Module:
         cdef CK_RV rv
         memset(&args, 0, sizeof(args))
         args.flags = CKF_OS_LOCKING_OK
+        if self._parameters is not None:
+            args.pReserved = PyBytes_AS_STRING(self._parameters)
         with nogil:
             rv = self.f.C_Initialize(&args)
         if rv == CKR_CRYPTOKI_ALREADY_INITIALIZED:
@@ -176,7 +193,8 @@ cdef class Pkcs11Module:
         self._initialize()
 
     def slots(self):
-        """Slots that have a token: slot, label, manufacturer, model, serial, flags."""
+        """Slots that have a token: slot, label, manufacturer, model, serial, flags, max_sessions
+        (0: no limit, -1: not told)."""
         cdef CK_SLOT_ID ids[_P11_SLOTS]
         cdef CK_ULONG n = _P11_SLOTS
         cdef CK_ULONG i
@@ -204,6 +222,7 @@ cdef class Pkcs11Module:
                 "model": _p11_text(info.model, 16),
                 "serial": _p11_text(info.serialNumber, 16),
                 "flags": info.flags,
+                "max_sessions": _p11_count(info.ulMaxSessionCount),
             })
         return found
 
@@ -340,6 +359,41 @@ cdef class Pkcs11Module:
             raise ValueError("this token's AES-GCM does not use the IV it is given")
         return out
 
+    def gcm_seal(self, CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, bytes iv not None,
+                 bytes data not None, bytes aad not None):
+        """IV, ciphertext and 16-byte tag; the IV is `iv`, or the one that the module wrote over it
+        (CloudHSM and nShield make their own, and want twelve zeros). Not for keys."""
+        cdef CK_MECHANISM mechanism
+        cdef CK_GCM_PARAMS gcm
+        cdef CK_BYTE own_iv[_P11_IV]
+        cdef CK_BYTE none[_P11_IV]
+        cdef CK_RV rv
+        cdef CK_ULONG size = len(data)
+        cdef CK_ULONG got = size + _P11_TAG
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, _P11_IV + size + _P11_TAG)
+        cdef CK_BYTE* target = <CK_BYTE*>PyBytes_AS_STRING(out)
+        cdef CK_BYTE* source = <CK_BYTE*>PyBytes_AS_STRING(data)
+        cdef str failed = "C_EncryptInit"
+        if len(iv) != _P11_IV:
+            raise ValueError("a GCM IV has 12 bytes")
+        memset(none, 0, _P11_IV)
+        memcpy(own_iv, PyBytes_AS_STRING(iv), _P11_IV)
+        _p11_gcm(&mechanism, &gcm, own_iv, <const CK_BYTE*>PyBytes_AS_STRING(aad), len(aad))
+        with nogil:
+            rv = self.f.C_EncryptInit(session, &mechanism, key)
+        if rv == CKR_OK:
+            failed = "C_Encrypt"
+            with nogil:
+                rv = self.f.C_Encrypt(session, source, size, target + _P11_IV, &got)
+        _p11(rv, failed)
+        if got != size + _P11_TAG or gcm.ulIvLen != _P11_IV or gcm.pIv != own_iv:
+            raise ValueError("this token's AES-GCM does not answer IV, ciphertext and tag")
+        # A token that leaves the zeros and uses them would repeat a nonce.
+        if memcmp(own_iv, none, _P11_IV) == 0:
+            raise ValueError("this token's AES-GCM makes no IV of its own")
+        memcpy(target, own_iv, _P11_IV)
+        return out
+
     def gcm_unwrap(self, CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, bytes iv not None,
                    bytes wrapped not None, bytes aad not None):
         """The secret, written by C_Decrypt into its arena slot; wiped again on any failure."""
@@ -398,6 +452,13 @@ cdef class Pkcs11Module:
                 rv = self.f.C_Decrypt(session, source, size, target, got)
         return _p11(rv, failed)
 
+    def gcm_open(self, CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, bytes sealed not None,
+                 bytes aad not None):
+        """The plaintext of what `gcm_seal` gave. Not for keys: the result is a Python object."""
+        if len(sealed) < _P11_IV + _P11_TAG:
+            raise ValueError("shorter than an IV and a tag")
+        return self.gcm_decrypt(session, key, sealed[:_P11_IV], sealed[_P11_IV:], aad)
+
     def random(self, CK_SESSION_HANDLE session, Py_ssize_t n):
         """`n` bytes (1..1024) from the token."""
         cdef bytes out
@@ -435,3 +496,8 @@ cdef class Pkcs11Module:
 cdef str _p11_text(CK_BYTE* field, int size):
     # Blank-padded UTF-8, not terminated (v2.40 section 3.2).
     return (<bytes>field[:size]).decode("utf-8", "replace").rstrip(" \x00")
+
+
+cdef object _p11_count(CK_ULONG n):
+    # CK_UNAVAILABLE_INFORMATION is ~0, CK_EFFECTIVELY_INFINITE 0.
+    return -1 if n == ~<CK_ULONG>0 else n

@@ -55,8 +55,16 @@ typedef struct {
 typedef struct {
   void *CreateMutex, *DestroyMutex, *LockMutex, *UnlockMutex;
   CK_FLAGS flags;
+  /* pReserved of the standard. NSS has `LibraryParameters` here and pReserved behind it; a module of
+   * the standard never looks at the member behind. */
   void *pReserved;
+  void *behind;
 } CK_C_INITIALIZE_ARGS;
+
+typedef struct {
+  CK_ULONG ulMinKeySize, ulMaxKeySize;
+  CK_FLAGS flags;
+} CK_MECHANISM_INFO;
 
 typedef CK_RV (*sg_ck_unused)(void);
 
@@ -69,7 +77,9 @@ typedef struct sg_ck_function_list {
   CK_RV (*C_GetSlotList)(CK_BBOOL, CK_SLOT_ID *, CK_ULONG *);
   sg_ck_unused C_GetSlotInfo;
   CK_RV (*C_GetTokenInfo)(CK_SLOT_ID, CK_TOKEN_INFO *);
-  sg_ck_unused C_GetMechanismList, C_GetMechanismInfo, C_InitToken, C_InitPIN, C_SetPIN;
+  CK_RV (*C_GetMechanismList)(CK_SLOT_ID, CK_MECHANISM_TYPE *, CK_ULONG *);
+  CK_RV (*C_GetMechanismInfo)(CK_SLOT_ID, CK_MECHANISM_TYPE, CK_MECHANISM_INFO *);
+  sg_ck_unused C_InitToken, C_InitPIN, C_SetPIN;
   CK_RV (*C_OpenSession)(CK_SLOT_ID, CK_FLAGS, void *, void *, CK_SESSION_HANDLE *);
   CK_RV (*C_CloseSession)(CK_SESSION_HANDLE);
   sg_ck_unused C_CloseAllSessions, C_GetSessionInfo, C_GetOperationState, C_SetOperationState;
@@ -89,14 +99,24 @@ typedef struct sg_ck_function_list {
   CK_RV (*C_Decrypt)(CK_SESSION_HANDLE, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *);
   sg_ck_unused C_DecryptUpdate, C_DecryptFinal;
   sg_ck_unused C_DigestInit, C_Digest, C_DigestUpdate, C_DigestKey, C_DigestFinal;
-  sg_ck_unused C_SignInit, C_Sign, C_SignUpdate, C_SignFinal, C_SignRecoverInit, C_SignRecover;
+  CK_RV (*C_SignInit)(CK_SESSION_HANDLE, CK_MECHANISM *, CK_OBJECT_HANDLE);
+  CK_RV (*C_Sign)(CK_SESSION_HANDLE, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *);
+  sg_ck_unused C_SignUpdate, C_SignFinal, C_SignRecoverInit, C_SignRecover;
   sg_ck_unused C_VerifyInit, C_Verify, C_VerifyUpdate, C_VerifyFinal;
   sg_ck_unused C_VerifyRecoverInit, C_VerifyRecover;
   sg_ck_unused C_DigestEncryptUpdate, C_DecryptDigestUpdate;
   sg_ck_unused C_SignEncryptUpdate, C_DecryptVerifyUpdate;
   CK_RV (*C_GenerateKey)(CK_SESSION_HANDLE, CK_MECHANISM *, CK_ATTRIBUTE *, CK_ULONG,
                          CK_OBJECT_HANDLE *);
-  sg_ck_unused C_GenerateKeyPair, C_WrapKey, C_UnwrapKey, C_DeriveKey, C_SeedRandom;
+  CK_RV (*C_GenerateKeyPair)(CK_SESSION_HANDLE, CK_MECHANISM *, CK_ATTRIBUTE *, CK_ULONG,
+                             CK_ATTRIBUTE *, CK_ULONG, CK_OBJECT_HANDLE *, CK_OBJECT_HANDLE *);
+  CK_RV (*C_WrapKey)(CK_SESSION_HANDLE, CK_MECHANISM *, CK_OBJECT_HANDLE, CK_OBJECT_HANDLE,
+                     CK_BYTE *, CK_ULONG *);
+  CK_RV (*C_UnwrapKey)(CK_SESSION_HANDLE, CK_MECHANISM *, CK_OBJECT_HANDLE, CK_BYTE *, CK_ULONG,
+                       CK_ATTRIBUTE *, CK_ULONG, CK_OBJECT_HANDLE *);
+  CK_RV (*C_DeriveKey)(CK_SESSION_HANDLE, CK_MECHANISM *, CK_OBJECT_HANDLE, CK_ATTRIBUTE *,
+                       CK_ULONG, CK_OBJECT_HANDLE *);
+  sg_ck_unused C_SeedRandom;
   CK_RV (*C_GenerateRandom)(CK_SESSION_HANDLE, CK_BYTE *, CK_ULONG);
   sg_ck_unused C_GetFunctionStatus, C_CancelFunction, C_WaitForSlotEvent;
 } sg_ck_function_list;

@@ -57,6 +57,16 @@ key_unwrap_duration_seconds = Histogram(
     "Time for one ring key",
     buckets=(0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
 )
+hsm_member_up = Gauge(
+    "sealgate_hsm_member_up", "1 while this token of the cluster is used", ["member"],
+    multiprocess_mode="livemin",
+)  # fmt: skip
+hsm_member_calls_total = Counter(
+    "sealgate_hsm_member_calls_total", "Calls of one token", ["member", "outcome"]
+)  # ok | integrity | device | overloaded | unfit
+hsm_failovers_total = Counter(
+    "sealgate_hsm_failovers_total", "Requests passed on to another token", ["reason"]
+)  # slow | failed
 hsm_up = Gauge("sealgate_hsm_up", "1 while the root answers", multiprocess_mode="livemin")
 keys_wiped_total = Counter("sealgate_keys_wiped_total", "Keys overwritten when they left the cache")
 key_denials_total = Counter("sealgate_key_denials_total", "Refused by policy")

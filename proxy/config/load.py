@@ -200,7 +200,8 @@ def _overlay(document: dict[str, Any], environ: Mapping[str, str]) -> None:
 
 def _without_tags(loc: tuple[str | int, ...]) -> Path_:
     """Pydantic puts the chosen kind of a union into the path; the file has no such level."""
-    tags = {("provider", "pkcs11"), ("provider", "software"), ("store", "file")}
+    kinds = ("pkcs11", "pkcs11-cluster", "software")
+    tags = {*(("provider", kind) for kind in kinds), ("store", "file")}
     kept: list[str | int] = []
     for part in loc:
         if kept and (kept[-1], part) in tags:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from proxy.config.base import SecretRef as SecretRef
 from proxy.config.base import Section
+from proxy.config.hsm import Pkcs11Cluster, Pkcs11Provider
 
 
 class Address(Section):
@@ -44,18 +45,6 @@ Addresses = Annotated[tuple[Address, ...], BeforeValidator(_one_or_more), Field(
 TlsVersion = Literal["1.2", "1.3"]
 
 
-class Pkcs11Provider(Section):
-    kind: Literal["pkcs11"]
-    module: str
-    token_label: str
-    key_label: str = "sealgate-root"
-    key_id_hex: str | None = None
-    pin: SecretRef
-    environment: dict[str, str] = Field(default_factory=dict)  # e.g. SOFTHSM2_CONF
-    sessions: int = Field(4, ge=1, le=64)
-    call_timeout_seconds: float = Field(5.0, gt=0)
-
-
 class SoftwareProvider(Section):
     kind: Literal["software"]
     file: str  # sealed root file
@@ -76,7 +65,7 @@ class FileStore(Section):
 
 
 class KeysConfig(Section):
-    provider: Pkcs11Provider | SoftwareProvider = Field(discriminator="kind")
+    provider: Pkcs11Provider | Pkcs11Cluster | SoftwareProvider = Field(discriminator="kind")
     store: FileStore
     cache: CacheLimits = CacheLimits()
     arena_slots: int = Field(4096, ge=64, le=65536)

@@ -73,7 +73,7 @@ def provider_of(config: KeysConfig) -> Provider:
     provider = config.provider
     if isinstance(provider, SoftwareProvider):
         return SoftwareRoot(provider.file, partial(secrets.resolve_bytes, provider.passphrase))
-    return Pkcs11Provider(provider, partial(secrets.resolve_bytes, provider.pin))
+    return Pkcs11Provider(provider, secrets.resolve_bytes)
 
 
 def store_of(config: KeysConfig) -> RingStore:
@@ -90,7 +90,7 @@ async def init_root(config: KeysConfig, *, audit: Sink | None = None) -> RootInf
         except FileExistsError:
             created = False
     else:
-        token = Pkcs11Provider(config.provider, partial(secrets.resolve_bytes, config.provider.pin))
+        token = Pkcs11Provider(config.provider, secrets.resolve_bytes)
         try:
             root_id = await token.create_root()
         except FileExistsError:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from proxy.config.base import SecretRef
 from proxy.config.model import KeysConfig
 from proxy.errors import IntegrityError, KeyUnavailable
 from proxy.keys import build
@@ -122,7 +123,7 @@ async def root_attributes(directory: Path) -> None:
             raise AssertionError("the root's value could be read")
         return {a: module.attribute(session.handle, session.key, a) for a in expected}
 
-    found = await token._run(lambda: token._token.call(read))
+    found = await token.members[0].call(read)
     assert found == expected, found
     await token.close()
 
@@ -132,7 +133,7 @@ async def wrong_pin(directory: Path) -> None:
     await good.close()
     asked: list[bytearray] = []
 
-    def pin() -> bytearray:
+    def pin(where: SecretRef) -> bytearray:
         asked.append(bytearray(b"4321"))
         return asked[-1]
 
@@ -230,7 +231,7 @@ async def tls_after_a_corrupt_key(directory: Path) -> None:
             tunnel.exchange()
         return len(codes)
 
-    assert await token._run(lambda: token._token.call(work)) >= 1
+    assert await token.members[0].call(work) >= 1
     await token.close()
 
 
@@ -258,11 +259,11 @@ async def threads(directory: Path) -> None:
             again.wipe()
 
         while time.monotonic() < stop:
-            token._token.call(once)
+            token.members[0].token.call(once)
             done += 1
         return done
 
-    counts = await asyncio.gather(*(token._run(work) for _ in range(8)))
+    counts = await asyncio.gather(*(token.members[0].run(work) for _ in range(8)))
     assert all(counts), counts
     assert len(names) == 8, names
     print(json.dumps({"rounds": sum(counts), "calls_per_second": round(sum(counts) * 3 / 3.0)}))
@@ -276,15 +277,15 @@ async def lost_sessions(directory: Path) -> None:
     for also_anchor in (False, True, True):
 
         def close_all(also_anchor: bool = also_anchor) -> None:
-            module = token._token._module
-            assert module is not None
-            for session in list(token._token._idle):
-                module.close_session(session.handle)
-            if also_anchor:
-                assert token._token._anchor is not None
-                module.close_session(token._token._anchor)
+            inner = token.members[0].token
+            with inner._module().use() as module:
+                for session in list(inner._idle):
+                    module.close_session(session.handle)
+                if also_anchor:
+                    assert inner._anchor is not None
+                    module.close_session(inner._anchor)
 
-        await token._run(close_all)
+        await token.members[0].run(close_all)
         assert (await token.unwrap(record, CONTEXT)).alive
     await token.close()
 
@@ -308,7 +309,8 @@ async def vanished_token(directory: Path) -> None:
 async def hanging_token(directory: Path) -> None:
     """A call that does not return: its caller gets an error in time, a late key is wiped."""
     token, record = await ready(directory, sessions=1, call_timeout_seconds=0.2)
-    real, release, late = token._token.call, threading.Event(), list[KeyHandle]()
+    inner = token.members[0].token
+    real, release, late = inner.call, threading.Event(), list[KeyHandle]()
 
     def slow(action: Callable[[Pkcs11Module, Session], Any]) -> Any:
         release.wait(20)
@@ -316,13 +318,17 @@ async def hanging_token(directory: Path) -> None:
         late.append(result)
         return result
 
-    token._token.call = slow  # type: ignore[method-assign]
+    inner.call = slow  # type: ignore[method-assign]
     began = time.monotonic()
     await must_raise(DeviceDown, token.unwrap(record, CONTEXT))
     assert time.monotonic() - began < 5
     release.set()
-    await token.close()  # waits for the thread
-    assert not late[0].alive
+    deadline = time.monotonic() + 5
+    while not late or late[0].alive:
+        assert time.monotonic() < deadline, "the late key is still alive"
+        await asyncio.sleep(0.02)
+    assert token.members[0].threads.hung == 0
+    await token.close()
 
 
 async def loop_thread(directory: Path) -> None:

@@ -31,6 +31,10 @@ class CapabilityMissing(KeyUnavailable):
     """The token does not offer what is needed, or the key does not permit it."""
 
 
+class WrongKey(CapabilityMissing):
+    """The token works, but holds another key than the root; it is not used."""
+
+
 class Overloaded(KeyUnavailable):
     """No session or slot in time."""
 
@@ -74,3 +78,19 @@ class Provider(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Sessions closed, secrets wiped. Idempotent."""
+
+    # -- inside the token; only where there is one -----------------------------------------------
+
+    async def generate_data_key(self) -> bytes:
+        """A new AES-256 key, made in the token and wrapped there (RFC 3394, 40 bytes). It was
+        opened again before it is given out, by another member where there is one."""
+        raise CapabilityMissing(f"a root of kind {self.name} makes no keys in a token")
+
+    async def token_seal(self, key: bytes | None, data: bytes, aad: bytes) -> bytes:
+        """IV ‖ ciphertext ‖ tag (AES-256-GCM, SP 800-38D), made in the token under the data key
+        whose wrapped form is `key`, or under the root (None). At most 4096 bytes."""
+        raise CapabilityMissing(f"a root of kind {self.name} seals nothing in a token")
+
+    async def token_open(self, key: bytes | None, sealed: bytes, aad: bytes) -> bytes:
+        """What `token_seal` sealed; IntegrityError if it does not open."""
+        raise CapabilityMissing(f"a root of kind {self.name} opens nothing in a token")
