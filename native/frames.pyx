@@ -382,6 +382,40 @@ cdef class Wire:
         self._flush_s()
         return pg_take(&self.sout)
 
+    cdef Py_ssize_t for_server(self, const uint8_t** p) except -1:
+        """Size of what `to_server` would give, and where it lies; `server_has_it` follows."""
+        if self.cout.n == 0:
+            p[0] = <const uint8_t*>PyBytes_AS_STRING(self.cbuf) + self.c.run
+            return self.c.pos - self.c.run
+        self._flush_c()
+        p[0] = self.cout.p
+        return self.cout.n
+
+    cdef int server_has_it(self) except -1:
+        pg_empty(&self.cout)
+        self.c.run = self.c.pos
+        if self.c.pos == PyBytes_GET_SIZE(self.cbuf):
+            self.cbuf = b""
+            self.c.pos = self.c.run = 0
+        return 0
+
+    cdef Py_ssize_t for_client(self, const uint8_t** p) except -1:
+        """Size of what `to_client` would give, and where it lies; `client_has_it` follows."""
+        if self.sout.n == 0:
+            p[0] = <const uint8_t*>PyBytes_AS_STRING(self.sbuf) + self.s.run
+            return self.s.pos - self.s.run
+        self._flush_s()
+        p[0] = self.sout.p
+        return self.sout.n
+
+    cdef int client_has_it(self) except -1:
+        pg_empty(&self.sout)
+        self.s.run = self.s.pos
+        if self.s.pos == PyBytes_GET_SIZE(self.sbuf):
+            self.sbuf = b""
+            self.s.pos = self.s.run = 0
+        return 0
+
     def put_server(self, bytes message):
         """Appends whole messages for the server, before a held client message."""
         self._flush_c()
@@ -635,6 +669,9 @@ cdef class Wire:
         A COPY row that cannot be sealed is shown as type 34 ('"') with the exception as payload,
         nothing being held; unless `fail_copy` is called, it is tried again.
         """
+        return self.client_step()
+
+    cdef object client_step(self):
         self.stalled = False
         try:
             return self._client_next()
@@ -817,6 +854,9 @@ cdef class Wire:
         A row that does not open is shown as type 33 ('!') with the exception as payload; the row
         is not consumed: `server_next` tries it again, unless `drain` was called before.
         """
+        return self.server_step()
+
+    cdef object server_step(self):
         try:
             return self._server_next()
         finally:

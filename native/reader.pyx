@@ -66,9 +66,14 @@ cdef int pg_append(PgOut* out, const uint8_t* p, Py_ssize_t n) except -1:
 cdef bytes pg_take(PgOut* out):
     """What is there as bytes; the buffer is empty afterwards, and small again if it was large."""
     cdef bytes taken = PyBytes_FromStringAndSize(<char*>out.p, out.n)
+    pg_empty(out)
+    return taken
+
+
+cdef void pg_empty(PgOut* out) noexcept:
+    """Nothing is there any more, and the buffer is small again if it was large."""
     out.n = 0
     if out.cap > 1 << 18:
         free(out.p)
         out.p = NULL
         out.cap = 0
-    return taken

@@ -8,6 +8,7 @@ cdef class Watch:
     """A set of lower-case identifiers; `hit` says whether a text contains one of them."""
     cdef frozenset words
     cdef Py_ssize_t longest, shortest
+    cdef bint expired
 
     def __init__(self, words not None):
         self.words = frozenset(bytes(w) for w in words)
@@ -18,11 +19,15 @@ cdef class Watch:
         """True if any watched word may be named in this text."""
         return self.hits(<const uint8_t*>PyBytes_AS_STRING(sql), PyBytes_GET_SIZE(sql))
 
+    def expire(self):
+        """There may be other words by now: from here on every text hits."""
+        self.expired = True
+
     cdef bint hits(self, const uint8_t* p, Py_ssize_t n) except -1:
         cdef Py_ssize_t i = 0, start, j, size
         cdef uint8_t c
         cdef char low[256]
-        if self.longest > 255:
+        if self.expired or self.longest > 255:
             return True
         while i < n:
             c = p[i]

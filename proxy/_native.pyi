@@ -1,5 +1,6 @@
 """Types of the compiled module. native/_native.pyx includes the parts named in each heading."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -127,6 +128,7 @@ class Watch:
 
     def __init__(self, words: Sequence[bytes]) -> None: ...
     def hit(self, sql: bytes) -> bool: ...
+    def expire(self) -> None: ...
 
 def strip_literals(sql: bytes) -> tuple[bytes, list[int]] | None:
     """(text with byte 1 for strings and 2 for numbers, [start, end, ...]); None in doubt or if none.
@@ -268,6 +270,38 @@ class Wire:
     def put_client(self, message: bytes) -> None: ...
     def to_server(self) -> bytes: ...
     def to_client(self) -> bytes: ...
+
+# ---- relay.pyx ---------------------------------------------------------------------------------
+class Traffic:
+    """Bytes since the last `take`: from clients, to clients, from servers, to servers."""
+
+    def __getitem__(self, place: int) -> int: ...
+    def add(self, place: int, n: int) -> None: ...
+    def take(self) -> tuple[int, int, int, int]: ...
+
+class Relay:
+    """Both legs of a session at work: the common event goes on natively while `quick` is set."""
+
+    quick: bool
+    timed: bool
+    asked: bool
+    def __init__(
+        self,
+        owner: object,
+        wire: Wire,
+        traffic: Traffic,
+        client: object,
+        client_fd: int,
+        server: object,
+        server_fd: int,
+    ) -> None: ...
+    def stop(self) -> None: ...
+    def flush(self) -> None: ...
+    def client_sent(self, data: bytes) -> None: ...
+    def server_sent(self, data: bytes) -> None: ...
+
+def relay_end(receive: Callable[[bytes], None], before: asyncio.Protocol) -> asyncio.Protocol:
+    """The protocol of a transport once there is a session: bytes to `receive`, all else to `before`."""
 
 # ---- pkcs11.pyx ------------------------------------------------------------------------------
 class Pkcs11Error(NativeError):

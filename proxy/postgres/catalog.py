@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import asyncpg
 import structlog
@@ -211,6 +211,7 @@ class Catalog:
         self.protected = protected_columns(config.columns, config.database)
         self.snapshot = Snapshot(next(_versions), config.database, {}, self.protected)
         self.fresh = False  # it was read at least once
+        self.changed: Callable[[], None] = lambda: None  # called where `snapshot` is another
 
     async def start(self) -> None:
         """Reads once; a server that is away is not fatal, sessions ask again."""
@@ -282,6 +283,7 @@ class Catalog:
             return  # plans made under the old version stay good
         self.snapshot = fresh
         self.fresh = True
+        self.changed()
 
     async def _connect(self) -> asyncpg.Connection:
         """To the best host, as sessions choose it. Raises CatalogError."""

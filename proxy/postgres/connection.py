@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
 from proxy.errors import SealgateError
 from proxy.metrics import pg_client_connections, pg_connections_refused_total
-from proxy.native import WireError
+from proxy.native import Relay, WireError, relay_end
 from proxy.postgres import sqlstate
 from proxy.postgres.entrance import enter
 from proxy.postgres.inbox import Inbox
@@ -29,6 +29,7 @@ from proxy.postgres.timeouts import CANCEL, Timeouts
 from proxy.postgres.upstream import UpstreamError
 
 if TYPE_CHECKING:
+    from proxy.config.model import PostgresLimits
     from proxy.postgres.hosts import Host
     from proxy.postgres.listener import PostgresListener
     from proxy.postgres.tls import ClientTls
@@ -37,8 +38,14 @@ log = structlog.get_logger()
 
 HIGH_WATER_BYTES = 256 * 1024
 PAUSED_BUFFER_BYTES = 256 * 1024  # client bytes kept while the session waits
-# places in `PostgresListener.traffic`
-FROM_CLIENT, TO_CLIENT, FROM_SERVER, TO_SERVER = range(4)
+FROM_CLIENT, TO_CLIENT, FROM_SERVER = range(3)  # places in `PostgresListener.traffic`
+
+
+def _socket(transport: asyncio.Transport) -> int:
+    """The file descriptor below, or -1 where TLS lies between."""
+    if transport.get_extra_info("ssl_object") is not None:
+        return -1
+    return int(transport.get_extra_info("socket").fileno())
 
 
 class ServerLeg(asyncio.Protocol):
@@ -54,7 +61,7 @@ class ServerLeg(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        self._connection.from_server(self, data)
+        self._connection.early_from_server(self, data)
 
     def eof_received(self) -> bool:
         return False
@@ -87,13 +94,14 @@ class Connection(asyncio.Protocol):
         self.session: Session | None = None
         self.user: str | None = None  # as it says; `counted` once that is proved
         self.counted = False
-        self.asked = False  # it has sent something since there is a session
+        self._asked = False
         self.arriving = True  # not authenticated yet
         self.silent = False  # nothing is to be said to the client, not even why it ends
         self.timeouts = Timeouts(listener.config.limits)
         self.direct = direct  # TLS was there before the first packet
         self._loop = asyncio.get_running_loop()
         self._traffic = listener.traffic
+        self._relay: Relay | None = None  # both legs, once there is a session
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
@@ -118,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._task = self._loop.create_task(self._enter())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._closing = True
+        self._stop()
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
@@ -142,26 +150,12 @@ class Connection(asyncio.Protocol):
         self.adjust_reading()
 
     def data_received(self, data: bytes) -> None:
-        self._traffic[FROM_CLIENT] += len(data)
-        session = self.session
-        if session is None:
-            self.inbox.feed(data)
-            if self.inbox.full and self.transport is not None and self._client_reading:
-                self._client_reading = False
-                self.transport.pause_reading()
-            return
-        try:
-            session.receive_client(data)
-        except (WireError, Malformed, SealgateError) as error:
-            self._protocol_error(error)
-            return
-        except Exception as error:
-            self._broken(error)
-            return
-        self.asked = session.ready
-        self._pump()
-        if self.timeouts.enabled:
-            self.timeouts.client_sent(session.wire.expected, self._loop.time())
+        """Before there is a session: then the relay takes over."""
+        self._traffic.add(FROM_CLIENT, len(data))
+        self.inbox.feed(data)
+        if self.inbox.full and self.transport is not None and self._client_reading:
+            self._client_reading = False
+            self.transport.pause_reading()
 
     # ---- start-up ------------------------------------------------------------------------------
     async def _enter(self) -> None:
@@ -192,20 +186,24 @@ class Connection(asyncio.Protocol):
             pg_connections_refused_total.labels("tls").inc()
             self.abort()
         else:
-            self._broken(error)
+            self.broken(error)
 
     def _begin(self, session: Session) -> None:
-        leg = self.server
-        assert leg is not None
+        leg, client = self.server, self.transport
+        assert leg is not None and leg.transport is not None and client is not None
         self.session = session
+        server = leg.transport
+        relay = self._relay = Relay(
+            self, session.wire, self._traffic, client, _socket(client), server, _socket(server)
+        )
+        relay.timed = self.timeouts.enabled
+        server.set_protocol(relay_end(relay.server_sent, leg))
+        client.set_protocol(relay_end(relay.client_sent, self))
         try:
             session.receive_server(leg.inbox.take())
             session.receive_client(self.inbox.take())
-        except (WireError, Malformed, SealgateError) as error:
-            self._protocol_error(error)
-            return
         except Exception as error:
-            self._broken(error)
+            self.broken(error)
             return
         self._pump()
         self.adjust_reading()
@@ -231,7 +229,7 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """To the client, before there is a session."""
         assert self.transport is not None
-        self._traffic[TO_CLIENT] += len(data)
+        self._traffic.add(TO_CLIENT, len(data))
         self.transport.write(data)
 
     def new_server_leg(self) -> ServerLeg:
@@ -244,20 +242,36 @@ class Connection(asyncio.Protocol):
             pg_connections_refused_total.labels("slow").inc()
             self.fatal(sqlstate.PROTOCOL_VIOLATION, "connection start-up took too long")
 
-    # ---- the pair at work ----------------------------------------------------------------------
-    def from_server(self, leg: ServerLeg, data: bytes) -> None:
-        self._traffic[FROM_SERVER] += len(data)
+    def early_from_server(self, leg: ServerLeg, data: bytes) -> None:
+        """Before there is a session."""
+        self._traffic.add(FROM_SERVER, len(data))
+        leg.inbox.feed(data)
+
+    # ---- the pair at work: called by the relay ---------------------------------------------------
+    def from_client(self, event: tuple[int, Any, None] | None) -> None:
+        """The client has sent something that needs a look; it is in the Wire."""
         session = self.session
         if session is None or self._closing:
-            leg.inbox.feed(data)
             return
         try:
-            session.receive_server(data)
-        except (WireError, Malformed, SealgateError) as error:
-            self._protocol_error(error)
-            return
+            session.client_fed(event)
         except Exception as error:
-            self._broken(error)
+            self.broken(error)
+            return
+        self._asked = session.ready
+        self._pump()
+        if self.timeouts.enabled:
+            self.client_timed(session.wire.expected)
+
+    def from_server(self, event: tuple[int, Any, Any] | None) -> None:
+        """The server has sent something that needs a look; it is in the Wire."""
+        session = self.session
+        if session is None or self._closing:
+            return
+        try:
+            session.server_fed(event)
+        except Exception as error:
+            self.broken(error)
             return
         if self.arriving and session.ready and not self.listener.arrived(self):
             self.fatal(
@@ -266,28 +280,56 @@ class Connection(asyncio.Protocol):
             return
         self._pump()
         if self.timeouts.enabled:
-            self.timeouts.server_sent(session.wire.expected)
+            self.server_timed(session.wire.expected)
+
+    def client_timed(self, expected: int) -> None:
+        self.timeouts.client_sent(expected, self._loop.time())
+
+    def server_timed(self, expected: int) -> None:
+        self.timeouts.server_sent(expected)
+
+    @property
+    def asked(self) -> bool:
+        """The client has sent something since there is a session."""
+        return self._asked or (self._relay is not None and self._relay.asked)
 
     def _pump(self) -> None:
         """Writes what the session has for both sides and starts what it waits for."""
-        session = self.session
-        assert session is not None and self.transport is not None
+        session, relay = self.session, self._relay
+        assert session is not None and relay is not None
         if self._closing:
             return
-        out = session.data_to_server()
-        if out and self.server is not None and self.server.transport is not None:
-            self._traffic[TO_SERVER] += len(out)
-            self.server.transport.write(out)
-        out = session.data_to_client()
-        if out:
-            self._traffic[TO_CLIENT] += len(out)
-            self.transport.write(out)
+        relay.quick = False
+        relay.flush()
         if session.hang_up:
             self.abort(quietly=True)
         elif not session.at_rest:
             self._wait()
         elif not self._client_reading or not self._server_reading:
             self.adjust_reading()
+        self._settle()
+
+    def _settle(self) -> None:
+        """The relay may go on by itself where nothing is waited for and both sides are read."""
+        session, relay = self.session, self._relay
+        if session is None or relay is None:
+            return
+        relay.quick = (
+            not self._closing
+            and not self.arriving
+            and session.ready
+            and session.at_rest
+            and self._client_reading
+            and self._server_reading
+        )
+        if relay.quick:
+            session.look_out()
+
+    def reload(self, limits: PostgresLimits) -> None:
+        """Other time-outs hold from here on."""
+        self.timeouts.set(limits)
+        if self._relay is not None:
+            self._relay.timed = self.timeouts.enabled
 
     def _wait(self) -> None:
         assert self.session is not None
@@ -306,13 +348,9 @@ class Connection(asyncio.Protocol):
                 except SealgateError as error:
                     result = error
                 session.resolve(need, result)
-        except (WireError, Malformed, SealgateError) as error:
-            self._task = None
-            self._protocol_error(error)
-            return
         except Exception as error:
             self._task = None
-            self._broken(error)
+            self.broken(error)
             return
         self._task = None
         self._pump()
@@ -334,6 +372,7 @@ class Connection(asyncio.Protocol):
         if leg is not None and want != self._server_reading:
             self._server_reading = want
             (leg.resume_reading if want else leg.pause_reading)()
+        self._settle()
 
     def server_lost(self, leg: ServerLeg) -> None:
         if leg is not self.server or self._closing or self.transport is None:
@@ -355,11 +394,13 @@ class Connection(asyncio.Protocol):
         else:
             self.fatal(sqlstate.PROTOCOL_VIOLATION, str(error))
 
-    def _broken(self, error: Exception) -> None:
-        """An invariant of ours does not hold: this connection ends, and never hangs.
-
-        Only the place is logged: a traceback's variables could hold a client's values.
-        """
+    def broken(self, error: Exception) -> None:
+        """The connection ends, and never hangs: a side broke the protocol, or an invariant of ours
+        does not hold. Of that only the place is logged: a traceback's variables could hold a
+        client's values."""
+        if isinstance(error, WireError | Malformed | SealgateError):
+            self._protocol_error(error)
+            return
         at = error.__traceback__
         while at is not None and at.tb_next is not None:
             at = at.tb_next
@@ -375,8 +416,14 @@ class Connection(asyncio.Protocol):
             self.write(error_response(code, message, severity="FATAL"))
         self.abort(quietly=True)
 
-    def abort(self, quietly: bool = False) -> None:
+    def _stop(self) -> None:
+        """The transports are being closed: their sockets are not ours any more."""
         self._closing = True
+        if self._relay is not None:
+            self._relay.stop()
+
+    def abort(self, quietly: bool = False) -> None:
+        self._stop()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
         if self.server is not None and self.server.transport is not None:

@@ -53,7 +53,7 @@ class PostgresListener:
         self.users = Users(config.auth)
         self.site = Site(config, keys, self.hosts)
         self.connections: set[Connection] = set()
-        self.traffic = [0, 0, 0, 0]  # bytes since the last tick
+        self.traffic = native.Traffic()  # since the last tick
         self._errors: Counter[str] = Counter()
         self._by_user: Counter[str] = Counter()
         self._arriving = 0
@@ -83,7 +83,7 @@ class PostgresListener:
         self.config, self.hosts, self.client_tls, self.users = config, hosts, client_tls, users
         self.site.reload(config, hosts)
         for connection in self.connections:
-            connection.timeouts.set(config.limits)
+            connection.reload(config.limits)
         if self._ticker is not None:
             self._ticker.cancel()
         self._tick()
@@ -198,10 +198,9 @@ class PostgresListener:
 
     def publish(self) -> None:
         """Hands what was counted to the metrics."""
-        for counter, count in zip(_BYTES, self.traffic, strict=True):
+        for counter, count in zip(_BYTES, self.traffic.take(), strict=True):
             if count:
                 counter.inc(count)
-        self.traffic[:] = (0, 0, 0, 0)
         self._errors.update(native.take_error_counts())
         for sqlstate_class, count in self._errors.items():
             pg_errors_total.labels(sqlstate_class).inc(count)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.errors import AccessDenied, KeyUnavailable, SealgateError
 from proxy.native import KeyGone, Wire
@@ -102,11 +102,21 @@ class Session:
     # ---- bytes ---------------------------------------------------------------------------------
     def receive_client(self, data: bytes) -> None:
         self.wire.client_feed(data)
-        if self._message is None:
-            self._run_client()
+        self.client_fed()
 
     def receive_server(self, data: bytes) -> None:
         self.wire.server_feed(data)
+        self.server_fed()
+
+    def client_fed(self, event: tuple[int, Any, None] | None = None) -> None:
+        """There is more in the Wire; `event`: what it has shown already, being asked at rest."""
+        if self._message is None:
+            self._run_client(event)
+
+    def server_fed(self, event: tuple[int, Any, Any] | None = None) -> None:
+        """As `client_fed`."""
+        if event is not None:
+            self._server.event(*event)
         self._run_server()
 
     def data_to_server(self) -> bytes:
@@ -124,16 +134,17 @@ class Session:
         elif wire.stalled:
             self._run_client()
 
-    def _run_client(self) -> None:
+    def _run_client(self, event: tuple[int, Any, None] | None = None) -> None:
         wire = self.wire
         if self._copy_waits:
             return
         while self._message is None:
-            if self.protected:
-                self._look_out()
-            if (event := wire.client_next()) is None:
-                break
+            if event is None:
+                self.look_out()
+                if (event := wire.client_next()) is None:
+                    break
             kind, payload, _ = event
+            event = None
             if kind == COPY_FAILED:
                 self._copy_failed(payload)
                 if self._copy_waits:
@@ -155,8 +166,10 @@ class Session:
         else:
             self._client.copy_failed(self.copying, error)
 
-    def _look_out(self) -> None:
+    def look_out(self) -> None:
         """Texts without the words of `wire.watch` need no plan; None while anything is uncertain."""
+        if not self.protected:
+            return
         if self.settings.known and not self._schema_stale and self._local is None and self.ready:
             self.wire.watch = self.site.watch if self.settings.ascii_as_it_is else None
         else:

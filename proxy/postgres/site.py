@@ -64,6 +64,7 @@ class Site:
         self.config = config
         self._keys = keys
         self._catalog = catalog.Catalog(config, hosts)
+        self._catalog.changed = self._expire_watch
         self._planner: Planner | None = None
         if config.columns:  # else neither the grammar nor a plan is ever needed
             from proxy.postgres.rewrite import Planner
@@ -163,6 +164,11 @@ class Site:
         if self._watch_for is not snapshot and self._planner is not None:
             self._watch_for, self._watch = snapshot, self._planner.watch(snapshot)
         return self._watch
+
+    def _expire_watch(self) -> None:
+        """Sessions at rest hold the one of the old schema."""
+        if self._watch is not None:
+            self._watch.expire()
 
     # ---- plans ---------------------------------------------------------------------------------
     @property
