@@ -54,6 +54,9 @@ def _commands() -> None:
     from proxy.cli.keys import app as keys
 
     app.add_typer(keys, name="keys")
+    from proxy.cli.hsm import app as hsm
+
+    app.add_typer(hsm, name="hsm")
     from proxy.cli import s3
 
     app.add_typer(s3.app, name="s3")

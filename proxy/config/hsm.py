@@ -45,7 +45,7 @@ class Pkcs11Cluster(Section):
 
     kind: Literal["pkcs11-cluster"]
     members: tuple[Pkcs11Member, ...] = Field(min_length=1, max_length=32)
-    # what `sealgate hsm probe` prints for the right key: a member that does not open it is never
+    # what `sealgate hsm check` prints for the right key: a member that does not open it is never
     # used. Without it, the members that are there at start have to agree, or nothing starts
     key_check: str | None = Field(None, pattern="^[0-9a-f]{88}$")
     failover_after_seconds: float = Field(0.3, gt=0)  # then the next member is asked as well

@@ -61,7 +61,8 @@ CODES: Mapping[int, tuple[str, Kind]] = {
     0x0E1: ("CKR_TOKEN_NOT_RECOGNIZED", Kind.DEVICE),
     0x0E2: ("CKR_TOKEN_WRITE_PROTECTED", Kind.CAPABILITY),
     0x101: ("CKR_USER_NOT_LOGGED_IN", Kind.SESSION),
-    0x102: ("CKR_USER_PIN_NOT_INITIALIZED", Kind.CREDENTIAL),
+    # Nothing was compared with a PIN, so asking again locks nothing; a token being set up says so.
+    0x102: ("CKR_USER_PIN_NOT_INITIALIZED", Kind.CAPABILITY),
     0x103: ("CKR_USER_TYPE_INVALID", Kind.CREDENTIAL),
     0x104: ("CKR_USER_ANOTHER_ALREADY_LOGGED_IN", Kind.CREDENTIAL),
     0x110: ("CKR_WRAPPED_KEY_INVALID", Kind.DATA),

@@ -6,9 +6,8 @@ left behind and counts as the device's failure; what it may still bring is wiped
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -50,6 +49,7 @@ class Member:
         self.breaker = Breaker(time.monotonic, cooldown_seconds=_COOLDOWN_SECONDS)
         self.threads = CallThreads(config.sessions, name)
         self.latency_seconds = 0.0
+        self.suspect = False  # was slow or failed, and no probe has been well since
         self.last_used = 0
         self.in_flight = 0
         self.opened = False
@@ -63,15 +63,6 @@ class Member:
         """Whether requests may be given to it."""
         return self.opened and self.quarantine is None and self.breaker.state is State.CLOSED
 
-    @contextlib.contextmanager
-    def key(self, module: Pkcs11Module, session: Session, wrapped: bytes | None) -> Iterator[int]:
-        """The handle of a data key, or of the root (None). In its threads."""
-        if wrapped is None:
-            yield session.key
-            return
-        with self.keys.opened(module, session, wrapped) as handle:
-            yield handle
-
     @property
     def detail(self) -> str:
         """For the operator; holds no secret."""
@@ -79,7 +70,7 @@ class Member:
             return f"quarantined: {self.quarantine}"
         hung = f"; {self.threads.hung} calls hang" if self.threads.hung else ""
         if self.usable:
-            return f"up, {self.latency_seconds * 1000:.1f} ms{hung}"
+            return f"{'slow' if self.suspect else 'up'}, {self.latency_seconds * 1000:.1f} ms{hung}"
         return f"down: {self.trouble}{hung}"
 
     async def call(self, action: Callable[[Pkcs11Module, Session], T]) -> T:
@@ -151,6 +142,7 @@ class Member:
 
     def failed(self, why: str) -> None:
         self.trouble = why
+        self.suspect = True
         self.breaker.failure()
 
     async def probe(self, action: Callable[[Pkcs11Module, Session], Any]) -> bool:
@@ -170,6 +162,7 @@ class Member:
         self.latency_seconds = self.checked_at - began
         self.quarantine = None
         self.opened = self.well = True
+        self.suspect = False
         return True
 
     async def close(self) -> None:

@@ -209,17 +209,18 @@ class Pkcs11Provider(Provider):
             maker.append(member)
             return wrapped
 
-        def reopen(member: Member, module: Pkcs11Module, session: Session) -> None:
-            with member.keys.opened(module, session, wrapped):
-                pass
+        def reopens(member: Member, module: Pkcs11Module, session: Session) -> bool:
+            try:
+                with self._key(member, module, session, wrapped):
+                    return True
+            except KeyNotHere:
+                return False
 
         wrapped = await self._ask(make)
-        # Not the one that made it, if there is another: its wrapping key may be its own.
-        others = [m for m in self._order() if m is not maker[-1]] or None
-        try:
-            await self._ask(reopen, others)
-        except KeyNotHere:
-            raise DeviceDown("the members of the cluster hold different wrapping keys") from None
+        # By another than the one that made it, if there is one: its wrapping key may be its own.
+        others = [m for m in self._order() if m is not maker[-1]]
+        if not await self._ask(reopens, [*others, maker[-1]]):
+            raise DeviceDown("the members of the cluster hold different wrapping keys")
         return wrapped
 
     async def token_seal(self, key: bytes | None, data: bytes, aad: bytes) -> bytes:
@@ -228,7 +229,7 @@ class Pkcs11Provider(Provider):
         await self._opened()
 
         def seal(member: Member, module: Pkcs11Module, session: Session) -> bytes:
-            with member.key(module, session, key) as handle, _explained():
+            with self._key(member, module, session, key) as handle, _explained():
                 iv = secrets.token_bytes(12)  # a token that makes its own writes it over this
                 sealed = module.gcm_seal(session.handle, handle, iv, data, aad)
                 if key is None:  # a data key was unwrapped by the right wrapping key, or not at all
@@ -243,7 +244,7 @@ class Pkcs11Provider(Provider):
             raise IntegrityError("sealed bytes do not open")
 
         def unseal(member: Member, module: Pkcs11Module, session: Session) -> bytes:
-            with member.key(module, session, key) as handle:
+            with self._key(member, module, session, key) as handle:
                 try:
                     return module.gcm_open(session.handle, handle, sealed, aad)
                 except Pkcs11Error as error:
@@ -260,6 +261,24 @@ class Pkcs11Provider(Provider):
             canary.check(module, session, self._canary)
         if self._root_id and root_id != self._root_id:
             raise WrongKey("the token's key has another CKA_ID than the root")
+
+    @contextlib.contextmanager
+    def _key(
+        self, member: Member, module: Pkcs11Module, session: Session, wrapped: bytes | None
+    ) -> Iterator[int]:
+        """The handle of a data key, or of the root (None)."""
+        if wrapped is None:
+            yield session.key
+            return
+        try:
+            handle = member.keys.take(module, session, wrapped)
+        except KeyNotHere:
+            self._verify(module, session)  # a token with another root has another wrapping key too
+            raise
+        try:
+            yield handle
+        finally:
+            member.keys.give_back(module, session, wrapped)
 
     def _settle(self, error: Pkcs11Error, module: Pkcs11Module, session: Session) -> None:
         """Returns if the data is to blame for `error`; else raises what is."""
@@ -311,7 +330,7 @@ class Pkcs11Provider(Provider):
             names = ", ".join(m.name for m in differing)
             raise CapabilityMissing(
                 f"{names} hold another root key than {opened[0].name}; write into key_check what "
-                "`sealgate hsm probe` says of the right one"
+                "`sealgate hsm check` says of the right one"
             )
         self._canary = learned
         self._root_id = self._root_id or opened[0].token.root_id
@@ -323,13 +342,15 @@ class Pkcs11Provider(Provider):
         able = [m for m in self.members if m.usable]
         fastest = min((m.latency_seconds for m in able), default=0.0)
         slow = max(_MUCH_SLOWER * fastest, _SLOW_SECONDS)
-        return sorted(able, key=lambda m: (m.latency_seconds > slow, m.in_flight, m.last_used))
+        return sorted(
+            able, key=lambda m: (m.suspect, m.latency_seconds > slow, m.in_flight, m.last_used)
+        )
 
     async def _ask(self, action: Action[T], members: list[Member] | None = None) -> T:
         """The first answer of a member."""
         waiting = self._order() if members is None else list(members)
         running: dict[asyncio.Task[T], Member] = {}
-        errors: list[Exception] = []
+        errors: list[tuple[Member, Exception]] = []
         try:
             while True:
                 if waiting and len(running) < 2 + len(errors):
@@ -345,13 +366,13 @@ class Pkcs11Provider(Provider):
                 if not done:
                     metrics.hsm_failovers_total.labels("slow").inc()
                     for member in running.values():
-                        member.latency_seconds = max(member.latency_seconds, self._failover_after)
+                        member.suspect = True
                 for task in done:
-                    del running[task]
+                    member = running.pop(task)
                     try:
                         return task.result()
                     except (*_NEXT, KeyNotHere) as error:
-                        errors.append(error)
+                        errors.append((member, error))
                         if waiting:
                             metrics.hsm_failovers_total.labels("failed").inc()
         finally:
@@ -369,13 +390,14 @@ class Pkcs11Provider(Provider):
             if member.quarantine is not None and before is None:
                 self._log.error("HSM quarantined", member=member.name, why=member.quarantine)
 
-    def _nobody(self, errors: list[Exception]) -> Exception:
-        if len(errors) == 1 and self._sole:
-            return errors[0]
+    def _nobody(self, errors: list[tuple[Member, Exception]]) -> Exception:
+        if self._sole and errors:
+            return errors[0][1]
         for kind in (Overloaded, KeyNotHere, NoDataKeys):
-            if errors and all(isinstance(e, kind) for e in errors):
-                return errors[0]
-        details = "; ".join(f"{m.name}: {m.detail}" for m in self.members)
+            if errors and all(isinstance(error, kind) for _, error in errors):
+                return errors[0][1]
+        said = {member.name: str(error) for member, error in errors}
+        details = "; ".join(f"{m.name}: {said.get(m.name, m.detail)}" for m in self.members)
         return DeviceDown(f"no member of the HSM cluster can serve ({details})")
 
     def _forget(self, task: "asyncio.Task[Any]") -> None:
@@ -391,7 +413,7 @@ class Pkcs11Provider(Provider):
             await asyncio.sleep(self._check_seconds)
             slow = member.latency_seconds > _SLOW_SECONDS
             rested = time.monotonic() - member.checked_at >= _REST_SECONDS
-            if not member.usable or slow or rested:
+            if not member.usable or member.suspect or slow or rested:
                 await self._probe(member)
 
     async def _probe(self, member: Member) -> None:

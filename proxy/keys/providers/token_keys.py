@@ -9,7 +9,6 @@ for the epoch in which they were made.
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from proxy.errors import IntegrityError
@@ -85,24 +84,14 @@ class TokenKeys:
             raise NoDataKeys("this token's AES key wrap is not that of RFC 3394")
         return wrapped
 
-    @contextlib.contextmanager
-    def opened(self, module: Pkcs11Module, session: Session, wrapped: bytes) -> Iterator[int]:
-        """The key's handle. KeyNotHere: it does not unwrap."""
-        kept = self._take(module, session, wrapped)
-        try:
-            yield kept.handle
-        finally:
-            with self._lock:
-                kept.users -= 1
-                self._shrink(module, session)
-
-    def _take(self, module: Pkcs11Module, session: Session, wrapped: bytes) -> _Kept:
+    def take(self, module: Pkcs11Module, session: Session, wrapped: bytes) -> int:
+        """The key's handle, until `give_back`. KeyNotHere: it does not unwrap."""
         wrapping = self._wrapping_key(module, session)
         with self._lock:
             if kept := self._kept.get(wrapped):
                 self._kept.move_to_end(wrapped)
                 kept.users += 1
-                return kept
+                return kept.handle
         try:
             handle = module.unwrap(session.handle, _AES_KEY_WRAP, None, wrapping, wrapped, _OPENED)
         except Pkcs11Error as error:
@@ -113,10 +102,17 @@ class TokenKeys:
             if other := self._kept.get(wrapped):  # another thread was faster
                 module.destroy(session.handle, handle)
                 other.users += 1
-                return other
-            kept = self._kept[wrapped] = _Kept(handle, 1)
+                return other.handle
+            self._kept[wrapped] = _Kept(handle, 1)
             self._shrink(module, session)
-            return kept
+            return handle
+
+    def give_back(self, module: Pkcs11Module, session: Session, wrapped: bytes) -> None:
+        with self._lock:
+            kept = self._kept.get(wrapped)
+            if kept is not None and self._epoch == session.epoch:
+                kept.users -= 1
+                self._shrink(module, session)
 
     def _shrink(self, module: Pkcs11Module, session: Session) -> None:
         for wrapped in list(self._kept)[: max(len(self._kept) - _KEPT, 0)]:
