@@ -34,6 +34,19 @@ def random_bytes(n: int) -> bytes: ...  # public randomness, 0 to 1 MiB
 def ct_equal(a: bytes, b: bytes) -> bool: ...
 def harden_process() -> dict[str, bool]: ...  # not_dumpable, no_core: what the kernel confirms
 
+# ---- channel.pyx -----------------------------------------------------------------------------
+CHANNEL_KEYS: int  # most keys of a message
+CHANNEL_PAYLOAD: int  # most bytes of a message beside them
+
+class ChannelError(NativeError): ...  # what came is not a message
+
+def channel_send(
+    fd: int, kind: int, request: int, keys: Sequence[KeyHandle], payload: bytes
+) -> bool: ...  # False: would block
+def channel_receive(
+    fd: int,
+) -> tuple[int, int, tuple[KeyHandle, ...], bytes] | None: ...  # None: would block
+
 # ---- mac.pyx ---------------------------------------------------------------------------------
 def hkdf_sha256(
     key: KeyHandle, salt: bytes, info: bytes

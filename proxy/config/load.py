@@ -108,8 +108,13 @@ def dump(config: Config, generation: int) -> str:
 
 
 def load_dump(path: str | Path) -> tuple[Config, int]:
-    """What `dump` wrote, and its generation."""
-    document = json.loads(Path(path).read_text(encoding="utf-8"))
+    """What `dump` wrote to a file, and its generation."""
+    return read_dump(Path(path).read_text(encoding="utf-8"))
+
+
+def read_dump(text: str) -> tuple[Config, int]:
+    """What `dump` made, and its generation."""
+    document = json.loads(text)
     return Config.model_validate(document["config"]), int(document["generation"])
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from proxy.config.agent import AgentConfig
 from proxy.config.base import SecretRef as SecretRef
 from proxy.config.base import Section
 from proxy.config.hsm import Pkcs11Cluster, Pkcs11Provider
@@ -68,6 +69,7 @@ class KeysConfig(Section):
     provider: Pkcs11Provider | Pkcs11Cluster | SoftwareProvider = Field(discriminator="kind")
     store: FileStore
     cache: CacheLimits = CacheLimits()
+    agent: AgentConfig = AgentConfig()
     arena_slots: int = Field(4096, ge=64, le=65536)
     allow_unlocked_memory: bool = False
 

@@ -7,6 +7,8 @@ compared before it is stored: a wrapped key that nobody has opened is never used
 
 import asyncio
 import contextlib
+import os
+import pwd
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from proxy.crypto import kdf
 from proxy.errors import ConfigError, IntegrityError
 from proxy.keys import ring as rings
 from proxy.keys import rootfile
+from proxy.keys.agent.client import AgentProvider, listens
 from proxy.keys.providers.base import Provider
 from proxy.keys.providers.pkcs11 import Pkcs11Provider
 from proxy.keys.providers.software import SoftwareProvider as SoftwareRoot
@@ -41,13 +44,23 @@ class RootInfo:
 
 
 async def open_keys(
-    config: KeysConfig, policy: Sequence[PolicyRule], *, prewarm: Sequence[str] = ()
+    config: KeysConfig,
+    policy: Sequence[PolicyRule],
+    *,
+    prewarm: Sequence[str] = (),
+    agent: str | None = None,
 ) -> KeyService:
     """A started service. Raises CredentialRefused, CapabilityMissing or ConfigError for what an
-    operator must mend. `prewarm`: rings to open before readiness."""
+    operator must mend. `prewarm`: rings to open before readiness. `agent`: the socket of the key
+    agent that has the root; None: as `reach_root`."""
     prepare_memory(config)
     service = KeyService(
-        provider_of(config), store_of(config), Policy(policy), config.cache, prewarm=prewarm
+        agent_of(config, agent) if agent else reach_root(config),
+        store_of(config),
+        Policy(policy),
+        config.cache,
+        prewarm=prewarm,
+        wait_seconds=config.agent.wait_seconds,
     )
     try:
         await service.start()
@@ -74,6 +87,36 @@ def provider_of(config: KeysConfig) -> Provider:
     if isinstance(provider, SoftwareProvider):
         return SoftwareRoot(provider.file, partial(secrets.resolve_bytes, provider.passphrase))
     return Pkcs11Provider(provider, secrets.resolve_bytes)
+
+
+def agent_of(config: KeysConfig, path: str) -> Provider:
+    """The key agent at this socket, in place of the provider that it holds."""
+    return AgentProvider(path, config.provider.kind, config.agent.wait_seconds, agent_uids(config))
+
+
+def agent_uids(config: KeysConfig) -> frozenset[int]:
+    """Who may listen on the agent's socket: its own user, root, or who we are."""
+    uids = {0, os.geteuid()}
+    if config.agent.user is not None:
+        uids.add(user_of(config)[0])
+    return frozenset(uids)
+
+
+def user_of(config: KeysConfig) -> tuple[int, int, str]:
+    """(uid, gid, name) of `keys.agent.user`. ConfigError if there is no such user."""
+    name = config.agent.user
+    assert name is not None
+    try:
+        found = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except KeyError:
+        raise ConfigError(f"keys.agent.user: there is no user {name}") from None
+    return found.pw_uid, found.pw_gid, found.pw_name
+
+
+def reach_root(config: KeysConfig) -> Provider:
+    """For commands: the running agent where `keys.agent.socket` answers, else the root itself."""
+    path = config.agent.socket
+    return agent_of(config, path) if path and listens(path) else provider_of(config)
 
 
 def store_of(config: KeysConfig) -> RingStore:
@@ -185,7 +228,7 @@ async def _new_version(provider: Provider, ring: str, number: int) -> Record:
 @contextlib.asynccontextmanager
 async def _opened(config: KeysConfig) -> AsyncIterator[Provider]:
     prepare_memory(config)
-    provider = provider_of(config)
+    provider = reach_root(config)
     try:
         await provider.open()
         yield provider

@@ -28,8 +28,7 @@ from proxy.errors import AccessDenied, IntegrityError, KeyDestroyed, KeyUnavaila
 from proxy.keys.breaker import Breaker
 from proxy.keys.cache import KeyCache, boottime
 from proxy.keys.handles import RingKeys, RingVersionKey
-from proxy.keys.providers.base import DeviceDown, Provider
-from proxy.keys.record import ring_context
+from proxy.keys.providers.base import Asking, DeviceDown, Provider
 from proxy.keys.ring import Ring, RingError, State, Version
 from proxy.keys.stores.base import RingStore
 from proxy.native import KeyHandle
@@ -73,6 +72,7 @@ class KeyService:
         self._breaker = Breaker(clock)
         self._cache: KeyCache[RingKeys] = KeyCache(limits, clock, on_wipe=self._wiped)
         self._flights: dict[str, asyncio.Task[RingKeys]] = {}
+        self._asked: dict[str, Asking] = {}  # by ring, who was last allowed to use it
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self._absent: dict[str, float] = {}
         self._checked: dict[str, float] = {}
@@ -100,7 +100,7 @@ class KeyService:
         self._used[(principal, resource, action)] += 1
         metrics.key_cache_hits_total.inc()
         if self._cache.wants_refresh(resource.ring) and self._may_retry(resource.ring):
-            self._flight(resource.ring)
+            self._flight(resource.ring, Asking(principal, resource, action))
         return keys
 
     @property
@@ -124,8 +124,10 @@ class KeyService:
         if keys is not None:
             return keys
         decision = self._policy.decide(principal, resource, action)
+        asking = Asking(principal, resource, action)
+        self._asked[resource.ring] = asking
         try:
-            await self._await_flight(resource.ring)
+            await self._await_flight(resource.ring, asking)
         except KeyUnavailable as error:
             self._note(
                 "key.fetch", principal, resource, action, "unavailable", decision, str(error)
@@ -151,7 +153,7 @@ class KeyService:
             stored = await self._read(ring)
             if stored.generation == current.generation and current.alive:
                 return current
-        return await self._await_flight(ring)
+        return await self._await_flight(ring, self._asked.get(ring))
 
     def note_bytes(self, keys: RingKeys, n: int) -> None:
         """Counts `n` bytes sealed or opened under the ring towards its byte limit."""
@@ -178,7 +180,7 @@ class KeyService:
         ]
         for ring in self._prewarm:
             try:
-                await self._await_flight(ring)
+                await self._await_flight(ring, None)
             except KeyUnavailable as error:
                 self._log.error("ring cannot be opened at start", ring=ring, error=str(error))
 
@@ -269,11 +271,12 @@ class KeyService:
 
     # -- fetching ------------------------------------------------------------------------------
 
-    def _flight(self, ring: str) -> asyncio.Task[RingKeys]:
-        """The flight that fetches this ring; a new one if none is under way."""
+    def _flight(self, ring: str, asking: Asking | None) -> asyncio.Task[RingKeys]:
+        """The flight that fetches this ring; a new one, on behalf of `asking`, if none is under
+        way."""
         task = self._flights.get(ring)
         if task is None:
-            task = asyncio.create_task(self._fetch(ring), name=f"ring {ring}")
+            task = asyncio.create_task(self._fetch(ring, asking), name=f"ring {ring}")
             self._flights[ring] = task
             task.add_done_callback(lambda done: self._landed(ring, done))
         return task
@@ -288,10 +291,11 @@ class KeyService:
         """Not at once after a failed renewal: while a token is away, every hit would try again."""
         return self._clock() >= self._retry_from.get(ring, float("-inf"))
 
-    async def _await_flight(self, ring: str) -> RingKeys:
+    async def _await_flight(self, ring: str, asking: Asking | None) -> RingKeys:
         if self._clock() < self._absent.get(ring, float("-inf")):
             raise KeyUnavailable(f"there is no ring {ring}")
-        flight = self._flight(ring)
+        joined = ring in self._flights
+        flight = self._flight(ring, asking)
         try:
             # Shielded: one waiter's cancellation or time-out must not take the key from others.
             return await asyncio.wait_for(asyncio.shield(flight), self._wait_seconds)
@@ -299,14 +303,19 @@ class KeyService:
             raise KeyUnavailable(
                 f"the keys of ring {ring} did not come within {self._wait_seconds:g} s"
             ) from None
+        except AccessDenied:
+            if not joined:
+                raise
+            # The agent refused somebody else, on whose behalf the flight went.
+            return await self._await_flight(ring, asking)
         except asyncio.CancelledError:
             if not flight.cancelled():  # it is the waiter who was cancelled
                 raise
             raise KeyUnavailable("the key service is closed") from None
 
-    async def _fetch(self, ring: str) -> RingKeys:
+    async def _fetch(self, ring: str, asking: Asking | None) -> RingKeys:
         async with self._slots:
-            fresh = await self._unwrapped(await self._read(ring))
+            fresh = await self._unwrapped(await self._read(ring), asking)
         if self._closed:
             fresh.wipe()
             raise KeyUnavailable("the key service is closed")
@@ -328,7 +337,7 @@ class KeyService:
         self._absent.pop(ring, None)
         return stored
 
-    async def _unwrapped(self, ring: Ring) -> RingKeys:
+    async def _unwrapped(self, ring: Ring, asking: Asking | None) -> RingKeys:
         """Every version that may be used, in the arena. A version that does not open is left out,
         so that one damaged record takes away only its own data; none at all is an error."""
         openable = ring.openable
@@ -340,10 +349,11 @@ class KeyService:
         results: list[RingVersionKey | BaseException] = []
         try:
             results += await asyncio.gather(
-                self._open_version(ring.name, openable[0]), return_exceptions=True
+                self._open_version(ring.name, openable[0], asking), return_exceptions=True
             )
             results += await asyncio.gather(
-                *(self._open_version(ring.name, v) for v in openable[1:]), return_exceptions=True
+                *(self._open_version(ring.name, v, asking) for v in openable[1:]),
+                return_exceptions=True,
             )
             errors = [r for r in results if isinstance(r, BaseException)]
             fatal = next((e for e in errors if not isinstance(e, IntegrityError)), None)
@@ -359,13 +369,15 @@ class KeyService:
             raise
         return RingKeys(ring.name, ring.generation, opened)
 
-    async def _open_version(self, ring: str, version: Version) -> RingVersionKey:
+    async def _open_version(
+        self, ring: str, version: Version, asking: Asking | None
+    ) -> RingVersionKey:
         assert version.wrapped is not None
         state: Literal["active", "retired"] = (
             "active" if version.state is State.ACTIVE else "retired"
         )
         try:
-            handle = await self._unwrap(ring, version)
+            handle = await self._unwrap(ring, version, asking)
         except IntegrityError as error:
             self._log.error(
                 "wrapped key does not open", ring=ring, version=version.number, error=str(error)
@@ -376,7 +388,7 @@ class KeyService:
             raise IntegrityError(f"ring {ring} version {version.number} is another key")
         return RingVersionKey(version.key_id, version.number, handle, state)
 
-    async def _unwrap(self, ring: str, version: Version) -> KeyHandle:
+    async def _unwrap(self, ring: str, version: Version, asking: Asking | None) -> KeyHandle:
         assert version.wrapped is not None
         if not self._breaker.admit():
             raise KeyUnavailable(
@@ -385,7 +397,7 @@ class KeyService:
         outcome = "ok"
         began = time.perf_counter()
         try:
-            return await self._guarded(self._provider.unwrap(version.wrapped, ring_context(ring)))
+            return await self._guarded(self._provider.unwrap_ring(version.wrapped, ring, asking))
         except BaseException as error:
             outcome = _outcome(error)
             raise

@@ -24,6 +24,7 @@ from proxy.config.load import dump, load
 from proxy.config.model import Address, Config
 from proxy.errors import ConfigError
 from proxy.postgres.addresses import bound
+from proxy.runtime.agents import AgentKeeper, without_root_secrets
 from proxy.runtime.reload import in_place, keep_addresses
 from proxy.runtime.worker import EXIT_CONFIG
 
@@ -73,6 +74,7 @@ class Supervisor:
         self._reloading = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._failed = 0
+        self.agent = AgentKeeper(config, 1, self._on_agent_failed)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -86,12 +88,15 @@ class Supervisor:
         admin = Admin(self)
         try:
             await admin.start(self.config.admin.listen)
+            self.agent.promote()
+            self.agent.start()
             for _ in range(self._wanted):
                 await self._start_worker(self._config_file)
             self._watch(self._announce(admin))
             await self._stopping.wait()
             await self._drain()
         finally:
+            await self.agent.stop()  # after the workers: they may need a key while they drain
             await admin.close()
             for holder in [h for holders in self._holders.values() for h in holders]:
                 _release(holder)
@@ -109,7 +114,7 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        return sum(w.ready for w in self.workers) >= self._wanted
+        return sum(w.ready for w in self.workers) >= self._wanted and self.agent.failed is None
 
     @property
     def _wanted(self) -> int:
@@ -146,13 +151,23 @@ class Supervisor:
                 except ConfigError as error:
                     raise ConfigError(f"{name}.listen: {error}") from None
 
-    async def _start_worker(self, config_file: str, delay: float = 0.0) -> Worker:
+    def _on_agent_failed(self) -> None:
+        """At the start that ends us. Later the workers go on with the keys they have, and readiness
+        says so: an operator has to act, and then reload."""
+        if not any(w.said.get("ready") for w in self.workers):
+            self._failed = EXIT_CONFIG
+            self._stopping.set()
+
+    async def _start_worker(
+        self, config_file: str, delay: float = 0.0, agent: AgentKeeper | None = None
+    ) -> Worker:
+        agent = agent or self.agent
         sockets = [(n, _twin(h)) for n, holders in self._holders.items() for h in holders]
         status_read, status_write = os.pipe()
         stdin_read, stdin_write = os.pipe()
         argv = [
             sys.executable, "-m", "proxy.runtime.worker", "--config", config_file,
-            "--status-fd", str(status_write),
+            "--status-fd", str(status_write), "--agent", agent.path,
         ]  # fmt: skip
         for name, sock in sockets:
             argv += [{"postgres": "--pg-fd", "s3": "--s3-fd"}[name], str(sock.fileno())]
@@ -161,7 +176,7 @@ class Supervisor:
             stdin=stdin_read,
             pass_fds=[status_write, *(s.fileno() for _, s in sockets)],
             env={
-                **os.environ,
+                **without_root_secrets(agent.config),
                 "LD_BIND_NOW": "1",  # lazy binding leaves key bytes on the stack
                 "PROMETHEUS_MULTIPROC_DIR": self.metrics_dir,
                 **_MALLOC,
@@ -284,12 +299,14 @@ class Supervisor:
     async def _renew(self, config: Config) -> str | None:
         """The workers that run take `config`, or all go on as before: then the reason."""
         self._overwrite(self._config_file, config, self._generation)
+        self.agent.tell(config, self._generation)
         problem = await self._tell()
         if problem is None:
             self.config = config
             return None
         self._generation += 1
         self._overwrite(self._config_file, self.config, self._generation)
+        self.agent.tell(self.config, self._generation)
         await self._tell()
         return problem
 
@@ -313,8 +330,20 @@ class Supervisor:
         """New workers under `config`, then the old ones drain; or the old ones stay: the reason."""
         old, old_file = list(self.workers), self._config_file
         config_file = self._hand_over(config, self._generation)
+        agent = self.agent
+        if config.keys == self.config.keys and agent.failed is None:
+            agent.tell(config, self._generation)
+        else:  # one of its own: the old one stays for the old workers
+            try:
+                agent = AgentKeeper(config, self._generation, lambda: None)
+            except ConfigError as error:
+                return str(error)
+            agent.start()
+            if problem := await agent.wait_ready(_RELOAD_SECONDS):
+                await agent.stop()
+                return problem
         new = [
-            await self._start_worker(config_file)
+            await self._start_worker(config_file, agent=agent)
             for _ in range(config.workers or os.cpu_count() or 1)
         ]
         end = time.monotonic() + _RELOAD_SECONDS
@@ -326,9 +355,17 @@ class Supervisor:
                     with suppress(ProcessLookupError):
                         worker.process.terminate()
                 said = failed[0].said.get("error") if failed else None
+                if agent is self.agent:
+                    agent.tell(self.config, self._generation)
+                else:
+                    await agent.stop()
                 return str(said or "the new workers did not start; see their log")
             await asyncio.sleep(0.02)
         self.config, self._config_file = config, config_file
+        if agent is not self.agent:
+            agent.promote()
+            self._watch(_retire(self.agent, old))
+            self.agent = agent
         for worker in old:
             worker.leaving = True
             with suppress(ProcessLookupError):
@@ -336,6 +373,13 @@ class Supervisor:
         with suppress(OSError):
             os.unlink(old_file)
         return None
+
+
+async def _retire(agent: AgentKeeper, workers: list[Worker]) -> None:
+    """The agent ends once those who use it have ended."""
+    while not all(w.ended for w in workers):
+        await asyncio.sleep(0.1)
+    await agent.stop()
 
 
 def _shown(name: Any) -> Any:

@@ -36,8 +36,11 @@ log = structlog.get_logger("worker")
 class _Worker:
     """The servers of this process, and what it says of itself."""
 
-    def __init__(self, path: str, config: Config, generation: int, status_fd: int) -> None:
+    def __init__(
+        self, path: str, config: Config, generation: int, status_fd: int, agent: str
+    ) -> None:
         self._path = path
+        self._agent = agent
         self._config = config
         self._status_fd = status_fd
         self._tried = generation
@@ -54,7 +57,9 @@ class _Worker:
             loop.add_signal_handler(name, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         loop.add_reader(sys.stdin.fileno(), _gone, loop, self._stop)
-        self._keys = await open_keys(config.keys, config.policy, prewarm=rings_of(config))
+        self._keys = await open_keys(
+            config.keys, config.policy, prewarm=rings_of(config), agent=self._agent
+        )
         try:
             if config.postgres and pg_fds:
                 socks = [_socket(fd) for fd in pg_fds]
@@ -133,6 +138,7 @@ def main() -> None:
     parser.add_argument("--pg-fd", type=int, action="append", default=[])
     parser.add_argument("--s3-fd", type=int, default=-1)
     parser.add_argument("--status-fd", type=int, required=True)
+    parser.add_argument("--agent", required=True, help="path of the key agent's socket")
     options = parser.parse_args()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     try:
@@ -142,7 +148,7 @@ def main() -> None:
         prepare_memory(config.keys)
         if os.environ.get("LD_BIND_NOW") != "1":
             log.warning("LD_BIND_NOW is not set: symbol binding may leave key bytes on the stack")
-        worker = _Worker(options.config, config, generation, options.status_fd)
+        worker = _Worker(options.config, config, generation, options.status_fd, options.agent)
         uvloop.run(worker.serve(options.pg_fd, options.s3_fd))
     except SealgateError as error:
         _say(options.status_fd, {"ready": False, "error": str(error)})

@@ -85,7 +85,7 @@ asyncio.run(plant(pathlib.Path(sys.argv[1]), "app", bytearray.fromhex(sys.argv[2
 
 def look(stack: Stack, needles: dict[str, bytes]) -> Findings:
     total = Findings()
-    for pid in stack.proxy.worker_pids():
+    for pid in [*stack.proxy.worker_pids(), stack.proxy.status()["agent"]["pid"]]:
         found = scan(pid, needles)
         total.hits += found.hits
         total.unreadable += found.unreadable
@@ -170,9 +170,10 @@ def test_memory_and_core_are_shut_to_other_users(stack_pid: int) -> None:
     assert core.split()[4:6] == ["0", "0"]
 
 
-@pytest.fixture
-def stack_pid(tmp_path: Path) -> Iterator[int]:
+@pytest.fixture(params=["worker", "agent"])
+def stack_pid(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         path.chmod(0o755)
     with Stack(tmp_path, software_root=True) as stack:
-        yield stack.proxy.worker_pids()[0]
+        agent = request.param == "agent"
+        yield stack.proxy.status()["agent"]["pid"] if agent else stack.proxy.worker_pids()[0]

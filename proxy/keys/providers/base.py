@@ -15,8 +15,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from proxy.errors import KeyUnavailable
-from proxy.keys.record import Record, Subject
+from proxy.keys.record import Record, Subject, ring_context
 from proxy.native import KeyHandle
+from proxy.policy.model import Action, Principal, Resource
 
 
 class DeviceDown(KeyUnavailable):
@@ -45,6 +46,15 @@ class ProviderHealth:
     detail: str  # for the operator; holds no secret
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """On whose behalf a key is opened, and for what."""
+
+    principal: Principal
+    resource: Resource
+    action: Action
+
+
 class Provider(ABC):
     """The holder of one root key."""
 
@@ -66,6 +76,17 @@ class Provider(ABC):
     @abstractmethod
     async def unwrap(self, record: Record, context: bytes) -> KeyHandle:
         """The key in the arena; the caller owns the handle and wipes it."""
+
+    async def unwrap_ring(self, record: Record, ring: str, asking: Asking | None) -> KeyHandle:
+        """A version of a ring, as `unwrap`. A provider beyond a border (the key agent) asks its own
+        policy about `asking` (None: the proxy itself, to have keys ready) and may raise
+        AccessDenied."""
+        return await self.unwrap(record, ring_context(ring))
+
+    def hung_since(self) -> float | None:
+        """On the monotonic clock, since when calls that were given up and have not come back keep
+        the provider from serving; None: they do not. Only the end of the process cures it."""
+        return None
 
     @abstractmethod
     async def random(self, n: int) -> bytes:

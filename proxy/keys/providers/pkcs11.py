@@ -187,6 +187,11 @@ class Pkcs11Provider(Provider):
         details = "; ".join(f"{m.name}: {m.detail}" for m in self.members)
         return ProviderHealth(any(m.usable for m in self.members), details)
 
+    def hung_since(self) -> float | None:
+        """Only if a call hangs in every token: while one serves, nothing is to be cured."""
+        since = [member.threads.hung_since for member in self.members]
+        return None if None in since else max(s for s in since if s is not None)
+
     async def close(self) -> None:
         if self._closed:
             return

@@ -7,6 +7,7 @@ every new call is refused. Threads are daemons, so that a hung module does not k
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -21,6 +22,7 @@ class Job:
         self.work = work
         self.future: Future[Any] = Future()
         self.abandoned = False
+        self.began = time.monotonic()
 
 
 class CallThreads:
@@ -34,6 +36,13 @@ class CallThreads:
         self._alive = 0
         self._made = 0
         self.hung = 0
+        self._left: set[Job] = set()  # the hung calls
+
+    @property
+    def hung_since(self) -> float | None:
+        """On the monotonic clock, when the oldest call was made that hangs; None: none does."""
+        with self._lock:
+            return min((job.began for job in self._left), default=None)
 
     @property
     def stuck(self) -> bool:
@@ -62,6 +71,7 @@ class CallThreads:
             job.abandoned = True
             self._alive -= 1
             self.hung += 1
+            self._left.add(job)
             return True
 
     def stop(self) -> None:
@@ -85,5 +95,6 @@ class CallThreads:
                     job.future.set_result(result)
                 if job.abandoned:
                     self.hung -= 1
+                    self._left.discard(job)
                     return
             del job, result, error
