@@ -58,6 +58,7 @@ class FakeSite:
         database="shop",
         catalog=CatalogAccess(user="postgres"),
     )
+    motion = None
     snapshot = Snapshot(1, "shop", {}, {})
 
     def protects(self, database: str) -> bool:

@@ -46,11 +46,12 @@ def top(
 
 
 def _commands() -> None:
-    from proxy.cli import check, demo, serve
+    from proxy.cli import check, demo, migrate, serve
 
     app.command()(serve.serve)
     app.command()(check.check)
     app.command()(demo.demo)
+    app.command()(migrate.migrate)
     from proxy.cli.keys import app as keys
 
     app.add_typer(keys, name="keys")

@@ -143,8 +143,23 @@ def inconsistencies(config: Config) -> list[tuple[Path_, str]]:
                 found.append((at, f"{name!r} is not schema.table.column; write all three parts"))
             if name in columns[:i]:
                 found.append((at, f"{name} is there twice; keep one"))
+        found += _migrating(config.postgres)
     if not (config.postgres or config.s3):
         found.append(((), "neither `postgres:` nor `s3:`; write at least one of them"))
+    return found
+
+
+def _migrating(postgres: PostgresConfig) -> list[tuple[Path_, str]]:
+    """What `state: migrating` cannot go with."""
+    found: list[tuple[Path_, str]] = []
+    for i, column in enumerate(postgres.columns):
+        at: Path_ = ("postgres", "columns", i, "state")
+        if column.state != "migrating":
+            continue
+        if column.layout != "generated":
+            found.append((at, "migrating needs `layout: generated`"))
+        if postgres.target_session_attrs in ("read-only", "standby", "prefer-standby"):
+            found.append((at, "migrating needs sessions on the primary; see target_session_attrs"))
     return found
 
 

@@ -166,6 +166,9 @@ class ColumnConfig(Section):
     range: RangeConfig | None = None  # <, BETWEEN by buckets; the bucket becomes visible
     match: MatchConfig | None = None  # LIKE, ILIKE; common pieces of text become visible
     layout: Literal["generated", "expression"] = "generated"  # where the tags are indexed
+    # migrating: while `sealgate migrate` works on it, the server's catalogue says whether the column is
+    # sealed, so that who runs the server could have it written in clear; set it back afterwards
+    state: Literal["sealed", "migrating"] = "sealed"
     pad_to_bytes: int = Field(0, ge=0, le=65536)  # hides lengths below multiples of it; 0: none
     pad: Literal["none", "max"] = "none"  # max: to the longest value that the type allows
     # what a reader gets for a value that does not open: the error XX001, or NULL (an attacker at the

@@ -22,6 +22,7 @@ from proxy.config.model import ColumnConfig, PostgresConfig
 from proxy.errors import ConfigError, SealgateError
 from proxy.postgres.control import ControlError, connect_control
 from proxy.postgres.hosts import Hosts
+from proxy.postgres.layouts import Look
 from proxy.postgres.searches import search_of
 from proxy.postgres.snapshot import (
     BYTEA,
@@ -73,7 +74,7 @@ SELECT pg_catalog.json_build_object(
        JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
       WHERE i.inhrelid = c.oid),
     (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attname, a.atttypid::pg_catalog.int8,
-        a.atttypmod, a.attgenerated <> '', a.attnotnull, a.atthasdef) ORDER BY a.attnum)
+        a.atttypmod, a.attgenerated <> '', a.attnotnull, a.atthasdef, a.attnum) ORDER BY a.attnum)
        FROM pg_catalog.pg_attribute a
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
     (SELECT pg_catalog.json_agg(a.attname ORDER BY k.n)
@@ -83,7 +84,13 @@ SELECT pg_catalog.json_build_object(
       WHERE i.indrelid = c.oid AND i.indisprimary AND k.n <= i.indnkeyatts),
     (SELECT pg_catalog.json_agg(ic.relname ORDER BY ic.relname)
        FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
-      WHERE i.indrelid = c.oid))
+      WHERE i.indrelid = c.oid),
+    (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(k.conname, a.attname,
+        pg_catalog.obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname)
+       FROM pg_catalog.pg_constraint k
+       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.conkey[1]
+      WHERE k.conrelid = c.oid AND k.contype = 'c' AND pg_catalog.cardinality(k.conkey) = 1
+        AND pg_catalog.right(k.conname, 8) = '__sealed'))
     ORDER BY n.nspname, c.relname)
    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -137,6 +144,7 @@ def protected_columns(
             null_on_error=c.on_error == "null",
             search=search_of(c),
             layout=c.layout,
+            migrating=c.state == "migrating",
             max_buckets=c.range.max_buckets if c.range is not None else 0,
             ascii_case=c.match is not None and c.match.case == "ascii",
         )
@@ -168,12 +176,23 @@ def build_snapshot(
     try:
         document = json.loads(answer)
         relations = {}
+        moving = set()
+        current = dict(protected)
         reads: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for view_schema, view, schema, name in document["reads"] or ():
             reads.setdefault((view_schema, view), []).append((schema, name))
+        by_table: dict[tuple[str, str], list[ProtectedColumn]] = {}
+        for key, column in protected.items():
+            by_table.setdefault(key[:2], []).append(column)
         for row in document["relations"] or ():
-            schema, name, kind, definition, parents, columns, primary_key, indexes = row
-            described = tuple(Column(*column) for column in columns or ())
+            schema, name, kind, definition, parents, columns, primary_key, indexes, checks = row
+            ours = by_table.get((schema, name), [])
+            look = Look(ours, columns or (), checks or ())
+            described = tuple(Column(*column[:6]) for column in look.in_order)
+            if look.migrating:
+                moving.add((schema, name))
+            for clear in look.clear:
+                del current[schema, name, clear]
             relations[schema, name] = Relation(
                 schema=schema,
                 name=name,
@@ -187,8 +206,9 @@ def build_snapshot(
                 in_clear=tuple(
                     c.name
                     for c in described
-                    if (schema, name, c.name) in protected and c.type_oid != BYTEA
+                    if (schema, name, c.name) in current and c.type_oid != BYTEA
                 ),
+                beside=look.beside,
             )
         schemas = frozenset(document["schemas"] or ())
         system = {name: tuple(columns) for name, columns in document["system"] or ()}
@@ -196,7 +216,9 @@ def build_snapshot(
         raise CatalogError("the catalogue's answer cannot be read") from error
     roles = ("*",) if masking is True else masking or ()
     version = next(_versions)
-    return Snapshot(version, database, relations, protected, schemas, system, frozenset(roles))
+    return Snapshot(
+        version, database, relations, current, schemas, system, frozenset(roles), frozenset(moving)
+    )
 
 
 class Catalog:

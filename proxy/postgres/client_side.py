@@ -50,6 +50,7 @@ from proxy.postgres.messages import (
 from proxy.postgres.needs import Injection, Wait
 from proxy.postgres.plan import Effect, Literal, Plan, Refusal, StatementPlan, UnknownColumns
 from proxy.postgres.prepared import know_names, name_changes, server_oids, with_names
+from proxy.postgres.reprepare import still_meant
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
 from proxy.postgres.statements import (
     POISON,
@@ -169,6 +170,11 @@ class ClientSide:
         sql = payload[:-1]
         know_names(wire, sql)
         plan = self._plan(sql, ())
+        if any(s.command == "TRANSACTION" and s.effects for s in plan.statements):
+            session.transaction_ends()
+        for s in plan.statements:
+            if s.moving:
+                session.may_move(s.locks)
         found, prepared = with_names(session, plan.statements, self._plan, self._still, True)
         plan = self._as_known(plan, resolved(session, found))
         names = session.statements or session.portals
@@ -304,6 +310,8 @@ class ClientSide:
             or one.named is not None
         )
         if one is not None:
+            if one.moving:
+                session.may_move(one.locks)
             with_names(session, (one,), self._plan, self._still, False)
         know_names(wire, message.sql)
         if one is None or not special:
@@ -354,8 +362,7 @@ class ClientSide:
             wire.expect(K_BIND, 0, change)
             wire.forward_client()
             return
-        self._still(statement)
-        statement = self._fetching(statement)
+        statement = self._fetching(self._still(message.statement, statement, False))
         plan = statement.plan
         if not plan.rewritten and not plan.outputs:
             change = names.change(message.portal, Portal(statement, None, ()), wire.segment)
@@ -428,23 +435,10 @@ class ClientSide:
                 Parse(b"", text, oids).message(), made, statement, DescribeStatement(statement)
             )
 
-    def _still(self, statement: Statement) -> None:
-        """The statement still means what was planned at Parse. Raises Wait or Refusal.
-
-        Else a text that named an unprotected namesake could reach a protected table, unsealed.
-        """
-        session = self._session
-        if session.plans_hold and statement.as_of == session.as_of:
-            return
-        plan = self._plan(statement.sql, statement.oids)
-        if plan.statements[0] != statement.plan:
-            raise Refusal(
-                sqlstate.FEATURE_NOT_SUPPORTED,
-                "a prepared statement on protected names means something else since the settings"
-                " or the schema have changed",
-                "Prepare the statement again.",
-            )
-        statement.as_of = session.as_of
+    def _still(self, name: bytes, statement: Statement, alone: bool = True) -> Statement:
+        """The statement as it is to be executed. `alone`: no message of the same segment follows.
+        Raises Wait or Refusal."""
+        return still_meant(self._session, self._plan, name, statement, alone)
 
     def _describe(self, payload: bytes) -> None:
         session, wire = self._session, self._wire
@@ -453,6 +447,8 @@ class ClientSide:
         if kind == ord("S"):
             statement = self._statement(name)
             if statement is not None:
+                if session.site.motion is not None:
+                    statement = self._still(name, statement, False)
                 cookie = DescribeStatement(self._fetching(statement))
         else:
             portal = session.portals.look(name, wire.segment)
@@ -540,6 +536,8 @@ class ClientSide:
     def _effects(self, statements: tuple[StatementPlan, ...], sql: bytes) -> None:
         session = self._session
         for statement in statements:
+            if statement.command == "TRANSACTION" and statement.effects:
+                session.transaction_ends()
             if Effect.SETTINGS_CHANGED in statement.effects:
                 session.settings.may_change()
                 self._wire.forget_fast()

@@ -53,7 +53,8 @@ def plan(query: Query, statement: Node, outputs: Sequence[Output] | None) -> Cop
     entry = _relation(query, statement)
     if entry is None:
         return None
-    _no_file(statement)
+    if entry.protected:
+        _no_file(statement)
     columns = _columns(query, statement, entry)
     if statement.where_clause.ByteSize():
         # a generated column is not computed yet where WHERE is evaluated
@@ -77,7 +78,7 @@ def _relation(query: Query, statement: Node) -> Entry | None:
     entry = query.names.entry(key, relation.relname)
     if entry.protected and not entry.writable:
         raise refuse("view", None, f'COPY of view "{relation.relname}"')
-    return entry if entry.protected else None
+    return entry if entry.protected or entry.hidden else None
 
 
 def _no_file(statement: Node) -> None:

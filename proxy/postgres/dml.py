@@ -91,7 +91,7 @@ def _columns(
     if statement.cols:
         return [_column(entry, node.res_target) for node in statement.cols]
     fields = list(entry.fields or ())[:width]
-    if entry.protected and entry.hidden:
+    if entry.hidden:
         end = query.text.ends[table_end(query.text, statement.relation) - 1]
         named = b", ".join(quoted(f.name) for f in fields)
         query.edits.replace(end, end, b" (" + named + b")")

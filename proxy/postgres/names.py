@@ -5,6 +5,7 @@ parameters, literals and NULL feed (VALUES, unnest, a sub-select of such): it ta
 uses ask for, one form for all of them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -266,7 +267,7 @@ class Names:
                 " server holds it in clear",
                 "Seal what is there first: docs/how-to/migrate.md.",
             )
-        bx = hidden_names(sealed)
+        bx = hidden_names(sealed) | found.beside
         columns: dict[str, Value] = {n: Sealed(c, c.type) for n, c in sealed.items()}
         return table_entry(found, columns, bx, alias, True)
 
@@ -279,6 +280,11 @@ class Names:
     def concerns(self, key: tuple[str, str]) -> bool:
         """Whether the relation is protected, or a view that may read a protected one."""
         return key in self._tables or (self._views is not None and key in self._views.dependent)
+
+    def moves(self, node_names: "Iterable[tuple[str, str]]") -> bool:
+        """Whether one of these tables (schema as written, name) has a column that is being migrated."""
+        moving = self.snapshot.moving
+        return bool(moving) and any(self.locate(*written) in moving for written in node_names)
 
 
 def table_entry(

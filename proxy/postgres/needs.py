@@ -21,7 +21,12 @@ class SnapshotWanted:
     """A view of the schema as it is now, for all sessions; the result is None."""
 
 
-Need = KeysWanted | SnapshotWanted
+@dataclass(frozen=True, slots=True)
+class LayoutWanted:
+    """It is certain, for a while, in which form the migrating columns are; the result is None."""
+
+
+Need = KeysWanted | SnapshotWanted | LayoutWanted
 
 
 @dataclass(slots=True)

@@ -260,6 +260,9 @@ class StatementPlan:
     copy: CopyPlan | None = None
     cursor: Cursor | None = None
     named: Named | None = None
+    # names a table with a column that is being migrated (`motion.py`); and surely locks it
+    moving: bool = False
+    locks: bool = False
 
     @property
     def visible(self) -> tuple[ProtectedColumn | None, ...] | None:

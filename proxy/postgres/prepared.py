@@ -55,7 +55,7 @@ def with_names(
     session: Session,
     plans: tuple[StatementPlan, ...],
     plan_query: PlanQuery,
-    still: Callable[[Statement], None],
+    still: Callable[[bytes, Statement], Statement],
     simple: bool,
 ) -> tuple[tuple[StatementPlan, ...], tuple[Statement | None, ...]]:
     """The statements of one text as they go to the server, and what each PREPARE makes of its name.
@@ -82,7 +82,7 @@ def with_names(
                         "0A000", "this EXECUTE of a statement on protected columns", _HINT
                     )
                 if named.name not in here:
-                    still(known)
+                    known = still(named.name, known)
                 if known.plan.rewritten or known.plan.outputs:
                     plan = _execute(session, plan, named, known)
         found.append(plan)

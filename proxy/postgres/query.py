@@ -295,14 +295,23 @@ class Query:
 
 def relations_in(node: Node) -> "list[Node]":
     """Every RangeVar below a message."""
+    return _below(node, "RangeVar")
+
+
+def cte_names(node: Node) -> "list[str]":
+    """Names that a WITH below a message gives."""
+    return [cte.ctename for cte in _below(node, "CommonTableExpr")]
+
+
+def _below(node: Node, what: str) -> "list[Node]":
     found: list[Node] = []
     stack = [node]
     while stack:
         message = stack.pop()
-        if message.DESCRIPTOR.name == "RangeVar":
+        if message.DESCRIPTOR.name == what:
             found.append(message)
         stack += fields(message)
     return found
 
 
-__all__ = ["Level", "Output", "Query", "Wants", "inner", "relations_in"]
+__all__ = ["Level", "Output", "Query", "Wants", "cte_names", "inner", "relations_in"]

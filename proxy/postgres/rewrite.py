@@ -18,7 +18,7 @@ from proxy.postgres.named_plan import named_of
 from proxy.postgres.names import Names, Sealed
 from proxy.postgres.plan import CopyPlan, Effect, Plan, Refusal, SessionContext, StatementPlan
 from proxy.postgres.predicates import refuse
-from proxy.postgres.query import Output, Query, relations_in
+from proxy.postgres.query import Output, Query, cte_names, relations_in
 from proxy.postgres.snapshot import Snapshot
 from proxy.postgres.templates import free_literals
 from proxy.postgres.views import Views
@@ -63,7 +63,8 @@ class Planner:
 
     def _look_at(self, snapshot: Snapshot) -> None:
         self._views = Views(snapshot)
-        words = [w.lower().encode() for w in sorted(self._views.watched)]
+        named = self._views.watched | {table for _, table in snapshot.moving}
+        words = [w.lower().encode() for w in sorted(named)]
         self._sensitive = Watch(words)
         words += [w.encode() for w in _EFFECT_WORDS]
         if snapshot.masked_for:
@@ -128,7 +129,11 @@ def _statements(text: Text, names: Names, oids: Sequence[int]) -> tuple[Statemen
     for i, raw in enumerate(text.statements):
         last = i + 1 == len(text.statements)
         end = len(text.sql) if last else _separator_end(text, raw)
-        plans.append(_statement(text, raw.stmt, start, end, names, oids))
+        plan = _statement(text, raw.stmt, start, end, names, oids)
+        if names.snapshot.moving and names.moves(written := _written(raw.stmt)):
+            shadowed = {name for _, name in written} & set(cte_names(raw.stmt))
+            plan = replace(plan, moving=True, locks=not shadowed)
+        plans.append(plan)
         start = end
     return tuple(plans)
 
@@ -182,7 +187,23 @@ def _statement(
                 segments, params, clients = masked.result(text.sql, start, end, oids)
                 return StatementPlan(segments, True, params, clients, None, effects, command)
         plain = _forwarded(text.sql, start, end, command, effects)
-        return replace(plain, free=free, named=named)
+        plain = replace(plain, free=free, named=named)
+        if not names.snapshot.moving or not names.moves(_written(node)):
+            return plain
+        try:  # nothing in it is sealed now: only what stands beside a migrating column is to be hidden
+            return _analysed(text, node, start, end, names, oids, plain)
+        except Refusal:
+            return plain
+    plain = replace(_forwarded(text.sql, start, end, command, effects), free=free, named=named)
+    return _analysed(text, node, start, end, names, oids, plain)
+
+
+def _analysed(
+    text: Text, node: Node, start: int, end: int, names: Names, oids: Sequence[int],
+    forwarded: StatementPlan,
+) -> StatementPlan:  # fmt: skip
+    """The plan of a statement that touches a protected table. `forwarded`: as if it did not. Refusal."""
+    which, command, effects = kind(node), forwarded.command, forwarded.effects
     edits = Edits()
     copied: CopyPlan | None = None
     try:
@@ -202,8 +223,7 @@ def _statement(
     sealed = tuple(None if o is None else o.column for o in origins)
     cursor = cursor_of(which, node)
     if not edits.any and not any(sealed) and not edits.columns:
-        plain = _forwarded(text.sql, start, end, command, effects)
-        return replace(plain, free=free, cursor=cursor, named=named)
+        return replace(forwarded, cursor=cursor)
     check = edits.check()
     if check is not None and which not in ("select_stmt", "explain_stmt"):
         raise refuse("recheck", check.columns[0], f"this search in {_shown(which)}")
@@ -223,7 +243,7 @@ def _statement(
         command,
         frozenset(edits.columns),
         edits.final,
-        free,
+        forwarded.free,
         check if which == "select_stmt" else None,
         shown if any(shown) else None,
         frozenset(edits.compared),
@@ -250,9 +270,13 @@ def _no_sql_in_strings(sql: bytes, node: Node, names: Names) -> None:
         stack += fields(message)
 
 
+def _written(node: Node) -> list[tuple[str, str]]:
+    return [(r.schemaname, r.relname) for r in relations_in(node)]
+
+
 def _concerned(node: Node, names: Names) -> bool:
     """Whether a protected relation, or a view of one, is named anywhere."""
-    return any(names.concerns(names.locate(r.schemaname, r.relname)) for r in relations_in(node))
+    return any(names.concerns(names.locate(*written)) for written in _written(node))
 
 
 def _may_set_config(sql: bytes) -> bool:

@@ -35,6 +35,7 @@ from proxy.postgres.messages import (
     error_fields,
     error_response,
     first_value,
+    frame,
     parameter_description,
     read_parameter_description,
     read_row_description,
@@ -263,6 +264,7 @@ class ServerSide:
             session.became_ready()
         if session.wire.status == b"I":
             session.transaction_ended()
+        session.all_answered()
 
     def _error(self, payload: bytes, cookie: object) -> None:
         session = self._session
@@ -272,6 +274,9 @@ class ServerSide:
             return
         fields = error_fields(payload)
         if isinstance(cookie, list):
+            if len(cookie) > 1 and cookie[0] is True and isinstance(cookie[1], Change):
+                # of a Parse of ours that stands for the client's own
+                session.wire.put_client(frame(ERROR_RESPONSE, payload))
             for lost in cookie:
                 if isinstance(lost, Change | QueryAnswer):
                     lost.lost()

@@ -21,7 +21,16 @@ from proxy.postgres import sqlstate
 from proxy.postgres.client_side import ClientSide, inject
 from proxy.postgres.copy_data import CopyData, needed_for_copy
 from proxy.postgres.messages import COPY_FAILED, FLUSH_MESSAGE, TERMINATE
-from proxy.postgres.needs import Injection, KeysWanted, Need, SnapshotWanted, Use, Wait
+from proxy.postgres.motion import Stand
+from proxy.postgres.needs import (
+    Injection,
+    KeysWanted,
+    LayoutWanted,
+    Need,
+    SnapshotWanted,
+    Use,
+    Wait,
+)
 from proxy.postgres.plan import Refusal, SessionContext
 from proxy.postgres.server_side import CANCELED, ServerSide
 from proxy.postgres.settings import Settings
@@ -98,6 +107,7 @@ class Session:
         self._schema_stale = False
         self._defined = False  # a definition went out in this transaction
         self.looked_again = False
+        self._stand = Stand()
 
     # ---- bytes ---------------------------------------------------------------------------------
     def receive_client(self, data: bytes) -> None:
@@ -221,7 +231,9 @@ class Session:
             return self._keys_wanted(needed_for_rows(self._rows.outputs))
         if self._copy_waits and self.copying is not None:
             return self._keys_wanted(needed_for_copy(self.copying.plan))
-        if self._wait is not None and isinstance(self._wait.on, KeysWanted | SnapshotWanted):
+        if self._wait is not None and isinstance(
+            self._wait.on, KeysWanted | SnapshotWanted | LayoutWanted
+        ):
             return self._wait.on
         return None
 
@@ -254,6 +266,10 @@ class Session:
         if isinstance(need, SnapshotWanted):
             self.wire.forget_fast()
             self._schema_stale = isinstance(result, SealgateError)
+        if isinstance(need, LayoutWanted):
+            self.wire.forget_fast()
+            if self._local is not None:  # the view of an open transaction is from before
+                self._local, self._schema_stale = None, True
         message = self._message
         assert message is not None
         if isinstance(result, SealgateError):
@@ -376,6 +392,40 @@ class Session:
             self._local = self.site.local_snapshot(injection.value)
             self._schema_stale = False
 
+    # ---- tables with a column that is being migrated -------------------------------------------
+    def may_move(self, locks: bool) -> None:
+        """A message that touches such a table may be sent now; `locks`: it surely locks the table.
+        Raises Wait or Refusal; see `motion.py`."""
+        motion = self.site.motion
+        if motion is None or self._stand.locked:
+            return
+        if isinstance(self._failure, SealgateError):
+            raise Refusal(
+                sqlstate.SYSTEM_ERROR, "the state of a column's migration cannot be read now"
+            )
+        if not motion.open:
+            if not self.wire.expected:
+                motion.leave(self)
+            raise Wait(LayoutWanted())
+        motion.enter(self)
+        if locks:
+            self._stand = Stand(True)
+        self.wire.watch_ready = True
+
+    def transaction_ends(self) -> None:
+        """A statement that ends the transaction, or a part of it, is being sent."""
+        self._stand = Stand()
+
+    def all_answered(self) -> None:
+        """ReadyForQuery; nothing more is on its way if `wire.expected` says so."""
+        motion = self.site.motion
+        if motion is None or self.wire.expected:
+            return
+        motion.leave(self)
+        inside = self.wire.status == b"T" and self._stand.touched
+        self._stand = Stand(inside, inside)
+        self.wire.watch_ready = self.wire.watch_ready or inside
+
     @property
     def plans_hold(self) -> bool:
         """Nothing that plans depend on may have changed since it was last read."""
@@ -466,3 +516,5 @@ class Session:
 
     def close(self) -> None:
         self.finished = True
+        if self.site.motion is not None:
+            self.site.motion.leave(self)

@@ -26,7 +26,8 @@ from proxy.postgres import catalog
 from proxy.postgres.fast import SECONDS
 from proxy.postgres.hosts import Hosts
 from proxy.postgres.masks import shown_to, without_mask
-from proxy.postgres.needs import Need, SnapshotWanted, Use
+from proxy.postgres.motion import Motion
+from proxy.postgres.needs import LayoutWanted, Need, SnapshotWanted, Use
 from proxy.postgres.plan import Plan, Refusal, SessionContext
 from proxy.postgres.searches import readers
 from proxy.postgres.snapshot import ProtectedColumn, Snapshot
@@ -65,6 +66,9 @@ class Site:
         self._keys = keys
         self._catalog = catalog.Catalog(config, hosts)
         self._catalog.changed = self._expire_watch
+        self.motion: Motion | None = None
+        if any(column.migrating for column in self._catalog.protected.values()):
+            self.motion = Motion(config, hosts, self._catalog.refresh)
         self._planner: Planner | None = None
         if config.columns:  # else neither the grammar nor a plan is ever needed
             from proxy.postgres.rewrite import Planner
@@ -79,15 +83,21 @@ class Site:
 
     async def start(self) -> None:
         await self._catalog.start()
+        if self.motion is not None:
+            self.motion.start()
 
     async def close(self) -> None:
         self._end_leases()
+        if self.motion is not None:
+            await self.motion.close()
         await self._catalog.close()
 
     def reload(self, config: PostgresConfig, hosts: Hosts) -> None:
         """Other servers and limits; the columns are the same."""
         self.config = config
         self._catalog.reload(config, hosts)
+        if self.motion is not None:
+            self.motion.reload(config, hosts)
 
     def protects(self, database: str) -> bool:
         """Whether statements in this database can touch anything protected."""
@@ -97,6 +107,10 @@ class Site:
         """Does what a session waits for. Raises SealgateError."""
         if isinstance(need, SnapshotWanted):
             await self._catalog.refresh()
+            return None
+        if isinstance(need, LayoutWanted):
+            if self.motion is not None:
+                await self.motion.opened()
             return None
         codecs: dict[Use, ColumnCodec] = {}
         for column, action in need.uses:
@@ -148,7 +162,7 @@ class Site:
     @property
     def fast(self) -> bool:
         """Whether Binds may be done without asking for the keys each time."""
-        return not self._keys.counts_each_use
+        return self.motion is None and not self._keys.counts_each_use
 
     def note_uses(self, principal: Principal | None, uses: Iterable[Use], count: int) -> None:
         """So many Binds were done natively since these keys were asked for."""

@@ -52,6 +52,7 @@ class ProtectedColumn:
         False  # the operator accepts that rows with a DEFAULT are seen to be equal
     )
     null_on_error: bool = False  # a value that does not open is NULL for readers
+    migrating: bool = False  # the server's catalogue says whether it is sealed (`layouts.py`)
     # what a reader gets instead of the value: a mask, or Verdict.NULL (set for a principal by
     # `masks.shown_to`, never by the configuration of the column)
     shown: Mask | Verdict | None = None
@@ -95,6 +96,8 @@ class Relation:
     primary_key: tuple[str, ...] = ()  # names of its columns, in order; tags stand for their column
     indexes: tuple[str, ...] = ()  # their names
     in_clear: tuple[str, ...] = ()  # columns that the policy protects and that are no bytea
+    # columns beside those of clients: the other form of a column that is, or was, being migrated
+    beside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,9 @@ class Snapshot:
     # columns of the system's own relations that `catalog_masking.py` knows
     system: dict[str, tuple[str, ...]] = field(default_factory=dict)
     masked_for: frozenset[str] = frozenset()  # roles that see the catalogue masked; "*": all
+    # tables with a column that is being migrated, in whichever form it is now. Where it is in clear,
+    # `protected` lacks it.
+    moving: frozenset[tuple[str, str]] = frozenset()
 
     def protected_columns(self, schema: str, table: str) -> dict[str, ProtectedColumn]:
         """Protected columns of one relation by name; empty when none."""
