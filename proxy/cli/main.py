@@ -58,6 +58,9 @@ def _commands() -> None:
     from proxy.cli.hsm import app as hsm
 
     app.add_typer(hsm, name="hsm")
+    from proxy.cli.ceremony import app as ceremony
+
+    app.add_typer(ceremony, name="ceremony")
     from proxy.cli import s3
 
     app.add_typer(s3.app, name="s3")

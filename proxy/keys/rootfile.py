@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -41,6 +41,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
+    form: str
     root_id: bytes
     kdf: str
     parameters: dict[str, int]
@@ -48,14 +49,27 @@ class _Header:
 
     def aad(self) -> bytes:
         shown = [f"{name}={self.parameters[name]}" for name in sorted(self.parameters)]
-        return context_hash(FORMAT, self.root_id.hex(), self.kdf, self.salt.hex(), *shown)
+        return context_hash(self.form, self.root_id.hex(), self.kdf, self.salt.hex(), *shown)
 
 
 def create(path: Path, passphrase: bytearray) -> bytes:
     """A new random root sealed into a new file (0600); returns its id. FileExistsError if there
     is one: a root is never overwritten. The caller wipes `passphrase`."""
+    root_id = secrets.token_bytes(16)
+    root = native.key_random()
+    try:
+        write(path, Root(root_id, root), passphrase)
+    finally:
+        root.wipe()
+    return root_id
+
+
+def write(path: Path, root: Root, passphrase: bytearray, form: str = FORMAT) -> None:
+    """`root` sealed into a new file (0600), opened again and compared before it is written.
+    FileExistsError if there is one. `form` names the kind of key. The caller wipes both."""
     header = _Header(
-        secrets.token_bytes(16),
+        form,
+        root.root_id,
         "argon2id",
         {name: default for name, (default, _) in _ARGON2ID.items()},
         secrets.token_bytes(16),
@@ -63,28 +77,22 @@ def create(path: Path, passphrase: bytearray) -> bytes:
     try:
         kek = _derive(header, passphrase)
     except UnsupportedAlgorithm:
-        header = _Header(
-            header.root_id,
-            "scrypt",
-            {name: default for name, (default, _) in _SCRYPT.items()},
-            header.salt,
-        )
+        parameters = {name: default for name, (default, _) in _SCRYPT.items()}
+        header = replace(header, kdf="scrypt", parameters=parameters)
         kek = _derive(header, passphrase)
     nonce = secrets.token_bytes(12)
-    root = native.key_random()
     try:
-        sealed = native.wrap_key(kek, root, nonce, header.aad())
+        sealed = native.wrap_key(kek, root.key, nonce, header.aad())
         again = native.unwrap_key(kek, nonce, sealed, header.aad())
         try:
-            if not again.same(root):
+            if not again.same(root.key):
                 raise AssertionError("a root key that was just sealed opens to another key")
         finally:
             again.wipe()
     finally:
-        root.wipe()
         kek.wipe()
     document = {
-        "format": FORMAT,
+        "format": form,
         "id": header.root_id.hex(),
         "kdf": header.kdf,
         "parameters": header.parameters,
@@ -94,13 +102,12 @@ def create(path: Path, passphrase: bytearray) -> bytes:
     }
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomically(path, json.dumps(document, indent=1).encode() + b"\n", replace=False)
-    return header.root_id
 
 
-def load(path: Path, passphrase: bytearray) -> Root:
+def load(path: Path, passphrase: bytearray, form: str = FORMAT) -> Root:
     """The root in the arena. CredentialRefused: wrong passphrase or an altered file (which of the
     two cannot be told apart). ConfigError: no such file, or not of this format."""
-    header, nonce, sealed = _read(path)
+    header, nonce, sealed = _read(path, form)
     try:
         kek = _derive(header, passphrase)
     except UnsupportedAlgorithm:
@@ -134,7 +141,7 @@ def _derive(header: _Header, passphrase: bytearray) -> KeyHandle:
         native.wipe(derived)
 
 
-def _read(path: Path) -> tuple[_Header, bytes, bytes]:
+def _read(path: Path, form: str) -> tuple[_Header, bytes, bytes]:
     try:
         with open(path, "rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)
@@ -144,8 +151,8 @@ def _read(path: Path) -> tuple[_Header, bytes, bytes]:
         if len(raw) > _MAX_FILE_BYTES:
             raise ValueError("too large")
         top = json.loads(raw)
-        if not isinstance(top, dict) or top.get("format") != FORMAT:
-            raise ValueError(f"not a {FORMAT} file")
+        if not isinstance(top, dict) or top.get("format") != form:
+            raise ValueError(f"not a {form} file")
         kdf = top["kdf"]
         bounds = _KDFS[kdf]
         parameters = {name: top["parameters"][name] for name in bounds}
@@ -155,7 +162,7 @@ def _read(path: Path) -> tuple[_Header, bytes, bytes]:
             value = parameters[name]
             if type(value) is not int or not 1 <= value <= most:
                 raise ValueError(f"{name} is not 1 to {most}")
-        header = _Header(bytes.fromhex(top["id"]), kdf, parameters, _unb64(top["salt"]))
+        header = _Header(form, bytes.fromhex(top["id"]), kdf, parameters, _unb64(top["salt"]))
         nonce, sealed = _unb64(top["nonce"]), _unb64(top["sealed"])
         if (len(header.root_id), len(header.salt), len(nonce), len(sealed)) != (
             16,
