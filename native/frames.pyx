@@ -596,6 +596,10 @@ cdef class Wire:
             self.any_name = True  # so many that it is not worth it
         self.known.add(name)
 
+    def may_be_prepared(self, bytes name not None):
+        """Whether the server may have a statement of this name that went there as the client sent it."""
+        return self.any_name or name in self.known
+
     cdef bint _unknown(self, const uint8_t* p, Py_ssize_t n) except -1:
         """Sends a Bind (payload at `p`) of a statement that the server cannot have without its values:
         the answer is the same error, and they may have been meant for something protected."""

@@ -75,6 +75,10 @@ def with_names(
             known = here.get(named.name) or session.statements.look(
                 named.name, session.wire.segment
             )
+            if known is None and not session.wire.may_be_prepared(named.name):
+                # its values may have been meant for something protected
+                shown = named.name.decode("utf-8", "replace")
+                raise Refusal("26000", f'prepared statement "{shown}" does not exist')
             if known is not None:
                 # a statement on a mere namesake is kept, too: the server analyses it anew
                 if named.verb == "inside" or not simple:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from proxy.errors import ConfigError
 from proxy.postgres.grammar import Node, kind, strings, type_text
 from proxy.postgres.names import Broken, Cell, Field, Scope, Sealed, Value, hidden
-from proxy.postgres.plan import Refusal
+from proxy.postgres.plan import Refusal, UnknownColumns
 from proxy.postgres.predicates import refuse
 from proxy.postgres.snapshot import BPCHAR, TEXT, VARCHAR, SealedType
 from proxy.postgres.types.registry import resolve
@@ -53,6 +53,8 @@ class Provenance:
                 return self._sound(found)
             name = parts[-2] if len(parts) > 1 else parts[0]
             self._whole_row(name, scope, position)
+            if len(parts) == 1:
+                _not_there(name, scope, position)
             return None
         at = scope.entry(parts[-2])
         if at is None and parts[-2] in ("old", "new") and scope.any_protected():
@@ -154,6 +156,22 @@ class Provenance:
         name, array = type_text(cast.type_name)
         shown = None if array else harmless_cast(inside.shown, name)
         return Sealed(inside.column, shown or inside.shown)
+
+
+def _not_there(name: str, scope: Scope, position: int) -> None:
+    """UnknownColumns for a bare name that can mean nothing, where a protected table is in reach: what it
+    is compared with was meant for one of its columns."""
+    if name in SYSTEM_COLUMNS or scope.entry(name) is not None:
+        return
+    level: Scope | None = scope
+    protected = False
+    while level is not None:
+        if any(e.fields is None for e in level.entries):
+            return  # it may be a column of that
+        protected = protected or level.any_protected()
+        level = level.parent
+    if protected:
+        raise UnknownColumns("42703", f'column "{name}" does not exist', "", position)
 
 
 def harmless_cast(shown: SealedType, name: str) -> SealedType | None:

@@ -16,7 +16,15 @@ from proxy.postgres.edits import Edits
 from proxy.postgres.grammar import Node, SyntaxProblem, Text, fields, inner, kind, strings
 from proxy.postgres.named_plan import named_of
 from proxy.postgres.names import Names, Sealed
-from proxy.postgres.plan import CopyPlan, Effect, Plan, Refusal, SessionContext, StatementPlan
+from proxy.postgres.plan import (
+    CopyPlan,
+    Effect,
+    Plan,
+    Refusal,
+    SessionContext,
+    StatementPlan,
+    UnknownColumns,
+)
 from proxy.postgres.predicates import refuse
 from proxy.postgres.query import Output, Query, cte_names, relations_in
 from proxy.postgres.snapshot import Snapshot
@@ -179,6 +187,8 @@ def _statement(
     named = named_of(text, which, node, start, end)
     if named is not None and named.verb != "inside":
         return replace(_forwarded(text.sql, start, end, command, effects), named=named)
+    if which in (*QUERIES, "copy_stmt", "explain_stmt", "declare_cursor_stmt"):
+        _no_other_case(node, names)
     if which in _ANALYSED and not _concerned(node, names):
         if which == "select_stmt" and names.snapshot.masked_for & {"*", names.ctx.user}:
             masked = Edits()
@@ -277,6 +287,36 @@ def _written(node: Node) -> list[tuple[str, str]]:
 def _concerned(node: Node, names: Names) -> bool:
     """Whether a protected relation, or a view of one, is named anywhere."""
     return any(names.concerns(names.locate(*written)) for written in _written(node))
+
+
+def _no_other_case(node: Node, names: Names) -> None:
+    """UnknownColumns for a relation that does not exist and whose name is a watched one but for its case
+    or schema: its values were meant for a protected table."""
+    words = {word.lower() for word in names.watched()}
+    ctes = None
+    for relation in relations_in(node):
+        key = names.locate(relation.schemaname, relation.relname)
+        if relation.relname.lower() not in words or names.concerns(key):
+            continue
+        if names.relation(key) is not None or relation.schemaname.startswith("pg_"):
+            continue
+        ctes = _ctes_in(node) if ctes is None else ctes
+        if relation.schemaname or relation.relname not in ctes:
+            shown = ".".join(p for p in (relation.schemaname, relation.relname) if p)
+            message = f'relation "{shown}" does not exist'
+            raise UnknownColumns("42P01", message, "", max(relation.location, 0) + 1)
+
+
+def _ctes_in(node: Node) -> set[str]:
+    """Names of the queries of every WITH below a message."""
+    found: set[str] = set()
+    stack = [node]
+    while stack:
+        message = stack.pop()
+        if message.DESCRIPTOR.name == "CommonTableExpr":
+            found.add(message.ctename)
+        stack += fields(message)
+    return found
 
 
 def _may_set_config(sql: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.postgres.plan import Refusal, SessionContext
+from proxy.postgres.plan import Refusal, SessionContext, UnknownColumns
 from proxy.postgres.rewrite import Planner
 from proxy.postgres.snapshot import Column, ProtectedColumn, Relation, Snapshot
 from proxy.postgres.types.registry import resolve
@@ -100,3 +100,37 @@ def test_rows_of_a_function_are_not_written_where_their_columns_are_not_known() 
 def test_values_to_be_sealed_are_not_ordered_by_what_they_become() -> None:
     with pytest.raises(Refusal):
         plan("INSERT INTO people (email) (VALUES ('b'), ('a') ORDER BY 1 LIMIT 1)")
+
+
+@pytest.mark.parametrize(
+    ("sql", "sqlstate"),
+    [
+        ("SELECT * FROM people WHERE emial = 'x'", "42703"),
+        ("SELECT 1 FROM people p WHERE EXISTS (SELECT 1 FROM plain WHERE emial = 'x')", "42703"),
+        ("DELETE FROM people WHERE emial = 'x'", "42703"),
+        ('UPDATE "PEOPLE" SET email = \'x\'', "42P01"),
+        ("INSERT INTO publik.people (email) VALUES ('x')", "42P01"),
+        ('COPY "People" (email) FROM STDIN', "42P01"),
+    ],
+)
+def test_a_name_that_means_nothing_is_not_sent_with_its_value(sql: str, sqlstate: str) -> None:
+    with pytest.raises(UnknownColumns) as refused:
+        plan(sql)
+    assert refused.value.sqlstate == sqlstate
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id AS n FROM people ORDER BY n",
+        "SELECT id AS n, count(*) FROM people GROUP BY n",
+        "SELECT 1 FROM people, json_each('{}') WHERE key = 'x'",
+        "SELECT 1 FROM people, generate_series(1, 2) s WHERE s = 1",
+        "SELECT id FROM people WHERE ctid = '(0,1)'",
+        "INSERT INTO people (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET id = excluded.id",
+        'WITH "PEOPLE" AS (SELECT 1) SELECT * FROM "PEOPLE"',
+        "SELECT 1 FROM pg_temp.people",
+    ],
+)
+def test_a_name_that_means_something_is_planned(sql: str) -> None:
+    assert plan(sql) is not None
