@@ -61,14 +61,14 @@ def _commands() -> None:
     from proxy.cli.ceremony import app as ceremony
 
     app.add_typer(ceremony, name="ceremony")
-    from proxy.cli import s3
+    from proxy.cli import rotate, s3
 
     app.add_typer(s3.app, name="s3")
     from proxy.cli import postgres
 
     app.add_typer(postgres.app, name="postgres")
     app.command()(s3.verify)
-    app.command()(s3.rotate)
+    app.command()(rotate.rotate)
 
 
 def run() -> None:

@@ -7,17 +7,19 @@ UPDATE for `reseal`, on the tables. Exit status 1 when a value does not open. Ne
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from proxy.postgres.jobs.columns import Progress
+    from proxy.postgres.jobs.columns import ColumnJob, Estimate, Progress
 
+T = TypeVar("T")
 app = typer.Typer(name="postgres", no_args_is_help=True, help="Whole columns: verify, seal anew.")
 
 _CONFIG = typer.Option(..., "--config", "-c", help="The configuration file.")
@@ -42,16 +44,33 @@ def reseal(
     config: Path = _CONFIG,
     column: list[str] = _COLUMNS,
     rate: float = _RATE,
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Say how much, and how long, by a sample."
+    ),
     as_json: bool = _JSON,
 ) -> None:
     """Seal anew what is under an old key, or without the search options of today's configuration.
 
     Clients may go on. What is done already is skipped, so a killed job is started again.
     """
+    if dry_run:
+        _show_estimates(
+            asyncio.run(_each(config, column, rate, lambda job: job.estimate())), as_json
+        )
+        return
     _show(asyncio.run(_work(config, column, rate, True)), as_json)
 
 
 async def _work(path: Path, wanted: list[str], rate: float, write: bool) -> "list[Progress]":
+    return await _each(
+        path, wanted, rate, lambda job: (job.reseal if write else job.verify)(_report)
+    )
+
+
+async def _each(
+    path: Path, wanted: list[str], rate: float, work: "Callable[[ColumnJob], Awaitable[T]]"
+) -> "list[T]":
+    """What `work` makes of the job of each column."""
     import structlog
 
     from proxy.config.load import load, rings_of
@@ -73,8 +92,7 @@ async def _work(path: Path, wanted: list[str], rate: float, write: bool) -> "lis
             raise ConfigError(f"--column {missing[0]}: not in postgres.columns")
         done = []
         for name in wanted or sorted(known):
-            job = ColumnJob(site, hosts, known[name], rate)
-            done.append(await (job.reseal if write else job.verify)(_report))
+            done.append(await work(ColumnJob(site, hosts, known[name], rate)))
         return done
     finally:
         await keys.close()
@@ -99,3 +117,14 @@ def _show(done: "list[Progress]", as_json: bool) -> None:
             typer.echo(f"  {place['table']} ctid {place['ctid']} key {place['key'] or '-'}")
     if any(p.damaged for p in done):
         raise typer.Exit(1)
+
+
+def _show_estimates(found: "list[Estimate]", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([asdict(e) for e in found], indent=1))
+        return
+    for e in found:
+        typer.echo(
+            f"{e.column}: about {e.rows} rows, {e.bytes} bytes; {e.stale:.0%} to be sealed anew, "
+            f"about {e.seconds:.0f} s"
+        )

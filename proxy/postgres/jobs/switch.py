@@ -69,7 +69,7 @@ class Watcher:
     async def _watch(self) -> None:
         while True:
             await self.look()
-            await asyncio.sleep(LEASE_SECONDS / 20)
+            await asyncio.sleep(0.2)
 
     async def look(self) -> set[int]:
         """The workers that hold the lock, or wait for it, now."""
