@@ -11,6 +11,8 @@
 # would be unique for sure, and would write the order of the writes into every value: refused.
 # After a fork all key handles are dead, so a child cannot go on with its parent's epoch.
 
+cimport cython
+
 CANON_IDENTITY = 0
 CANON_INT = 1
 CANON_CALL = 2
@@ -34,8 +36,10 @@ ctypedef struct column_key:
     uint32_t seal_gen
     int mac_slot           # saved HMAC states of the index key, -1 without equality
     uint32_t mac_gen
+    int hint               # where its last message key was in the cache
 
 
+@cython.final
 cdef class ColumnCodec:
     """Seals and opens values of one column.
 
@@ -108,7 +112,7 @@ cdef class ColumnCodec:
         self._aad_bound = -1
         return self._bind(NULL, _BOUND)
 
-    cdef int _bind(self, const uint8_t* value, Py_ssize_t bound) except -1:
+    cdef inline int _bind(self, const uint8_t* value, Py_ssize_t bound) except -1:
         """`_aad` is the first `bound` bytes of value, then the tail."""
         cdef Py_ssize_t m = PyBytes_GET_SIZE(self._tail)
         cdef uint8_t* grown
@@ -125,7 +129,7 @@ cdef class ColumnCodec:
             memcpy(self._aad, value, bound)
         return 0
 
-    cdef Py_ssize_t _aad_size(self) noexcept:
+    cdef inline Py_ssize_t _aad_size(self) noexcept:
         return self._aad_bound + PyBytes_GET_SIZE(self._tail)
 
     def set_tokens(self, tokens not None, bytes descriptor not None) -> None:
@@ -187,6 +191,7 @@ cdef class ColumnCodec:
         grown[self._n].seal_gen = seal._gen
         grown[self._n].mac_slot = -1
         grown[self._n].mac_gen = 0
+        grown[self._n].hint = 0
         if equality is not None:
             grown[self._n].mac_slot = states._slot
             grown[self._n].mac_gen = states._gen
@@ -315,8 +320,8 @@ cdef class ColumnCodec:
             memset(body + n + 1, 0, m - n - 1)
             plain = body
         self._bind(out, at + 8 - out)
-        if sg_xaes_seal(self._keys[k].seal_slot, at + 8, self._aad, self._aad_size(), plain, m,
-                        body) != 1:
+        if sg_xaes_seal(self._keys[k].seal_slot, &self._keys[k].hint, at + 8, self._aad,
+                        self._aad_size(), plain, m, body) != 1:
             OPENSSL_cleanse(body, m)
             raise NativeError("sealing failed")
         return body - out + m + 16
@@ -345,12 +350,14 @@ cdef class ColumnCodec:
         if not sg_slot_alive(self._epoch, self._keys[k].seal_slot, self._keys[k].seal_gen):
             raise KeyGone("the key was wiped")
         self._bind(value, at + 8 - value)
-        got = sg_xaes_open(self._keys[k].seal_slot, at + 8, self._aad, self._aad_size(),
-                           at + 32, m, out)
+        got = sg_xaes_open(self._keys[k].seal_slot, &self._keys[k].hint, at + 8, self._aad,
+                           self._aad_size(), at + 32, m, out)
         if got < 0:
             raise NativeError("opening failed")
         if got == 0:
             raise OpenFailed("does not open")
+        if not value[2] & _PADDED and self._keys[k].mac_slot < 0:
+            return m
         try:
             if value[2] & _PADDED:
                 n = m

@@ -34,6 +34,11 @@ F_SWALLOW = 1  # ours: nothing of the answer goes to the client
 F_OPENS = 2  # its rows, or some of them, are opened
 
 
+cdef extern from "Python.h":
+    int PyBuffer_FillInfo(Py_buffer* view, object exporter, void* buf, Py_ssize_t size, int readonly,
+                          int flags) except -1
+
+
 class WireError(Exception):
     """Bytes that are not this protocol. `side` is "client" or "server"."""
 
@@ -88,6 +93,32 @@ cdef struct Stream:
     bint feed  # ... by way of the COPY in progress
 
 
+cdef enum:
+    _READ_HEAD = 65536  # room for the rest of the read before
+
+
+cdef class ReadBuffer:
+    """Where a socket is read into; one serves all, since what was read is used up, or copied away
+    (`*_keep`), before the next read. In front of it is room for the rest of the read before, so that
+    a message in two reads lies in one piece without the larger part being moved."""
+    cdef uint8_t* base
+    cdef uint8_t* at
+    cdef Py_ssize_t size
+
+    def __cinit__(self, Py_ssize_t size):
+        self.base = <uint8_t*>malloc(_READ_HEAD + size)
+        if self.base == NULL:
+            raise MemoryError()
+        self.at = self.base + _READ_HEAD
+        self.size = size
+
+    def __dealloc__(self):
+        free(self.base)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.at, self.size, 0, flags)
+
+
 cdef class Wire:
     """Framing state of one session. Buffers handed in are kept until they are used up.
 
@@ -99,7 +130,10 @@ cdef class Wire:
     cdef Expected* fifo
     cdef Py_ssize_t head, count, capacity
     cdef Stream c, s
-    cdef bytes cbuf, sbuf
+    cdef bytes cbuf, sbuf  # what holds the bytes below; None: a ReadBuffer, for this call alone
+    cdef const uint8_t* cat
+    cdef const uint8_t* sat
+    cdef Py_ssize_t csize, ssize
     cdef PgOut cout, sout
     cdef RowPlan opening  # whose rows were opened in this call
     cdef CopyStream copying  # whose cells were sealed or opened in this call
@@ -143,8 +177,8 @@ cdef class Wire:
         self.fast = {}
         self.parses = {}
         self.known = set()
-        self.cbuf = b""
-        self.sbuf = b""
+        self._own_c(b"")
+        self._own_s(b"")
         self.capacity = 16
         self.fifo = <Expected*>malloc(16 * sizeof(Expected))
         if self.fifo == NULL:
@@ -279,7 +313,7 @@ cdef class Wire:
     def begin_copy(self, CopyStream stream):
         """The held CopyInResponse or CopyOutResponse belongs to a COPY with this stream, or to none
         that is protected. WireError: it is another than the stream's."""
-        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.sbuf) + self.s.pos
+        cdef const uint8_t* p = self.sat + self.s.pos
         cdef Expected* e = &self.fifo[self.head]
         if stream is not None and (
                 self.s.held < 8 or stream.sealing != (p[0] == 71) or p[5] != stream.binary
@@ -342,14 +376,14 @@ cdef class Wire:
     # ---- output --------------------------------------------------------------------------------
     cdef int _flush_c(self) except -1:
         if self.c.pos > self.c.run:
-            pg_append(&self.cout, <const uint8_t*>PyBytes_AS_STRING(self.cbuf) + self.c.run,
+            pg_append(&self.cout, self.cat + self.c.run,
                       self.c.pos - self.c.run)
         self.c.run = self.c.pos
         return 0
 
     cdef int _flush_s(self) except -1:
         if self.s.pos > self.s.run:
-            pg_append(&self.sout, <const uint8_t*>PyBytes_AS_STRING(self.sbuf) + self.s.run,
+            pg_append(&self.sout, self.sat + self.s.run,
                       self.s.pos - self.s.run)
         self.s.run = self.s.pos
         return 0
@@ -358,10 +392,9 @@ cdef class Wire:
         """Bytes for the server."""
         cdef bytes whole
         if self.cout.n == 0:
-            if self.c.run == 0 and self.c.pos == PyBytes_GET_SIZE(self.cbuf):
+            if self.cbuf is not None and self.c.run == 0 and self.c.pos == self.csize:
                 whole = self.cbuf
-                self.cbuf = b""
-                self.c.pos = self.c.run = 0
+                self._own_c(b"")
                 return whole
             if self.c.run == self.c.pos:
                 return b""
@@ -372,10 +405,9 @@ cdef class Wire:
         """Bytes for the client."""
         cdef bytes whole
         if self.sout.n == 0:
-            if self.s.run == 0 and self.s.pos == PyBytes_GET_SIZE(self.sbuf):
+            if self.sbuf is not None and self.s.run == 0 and self.s.pos == self.ssize:
                 whole = self.sbuf
-                self.sbuf = b""
-                self.s.pos = self.s.run = 0
+                self._own_s(b"")
                 return whole
             if self.s.run == self.s.pos:
                 return b""
@@ -385,7 +417,7 @@ cdef class Wire:
     cdef Py_ssize_t for_server(self, const uint8_t** p) except -1:
         """Size of what `to_server` would give, and where it lies; `server_has_it` follows."""
         if self.cout.n == 0:
-            p[0] = <const uint8_t*>PyBytes_AS_STRING(self.cbuf) + self.c.run
+            p[0] = self.cat + self.c.run
             return self.c.pos - self.c.run
         self._flush_c()
         p[0] = self.cout.p
@@ -394,15 +426,14 @@ cdef class Wire:
     cdef int server_has_it(self) except -1:
         pg_empty(&self.cout)
         self.c.run = self.c.pos
-        if self.c.pos == PyBytes_GET_SIZE(self.cbuf):
-            self.cbuf = b""
-            self.c.pos = self.c.run = 0
+        if self.c.pos == self.csize:
+            self._own_c(b"")
         return 0
 
     cdef Py_ssize_t for_client(self, const uint8_t** p) except -1:
         """Size of what `to_client` would give, and where it lies; `client_has_it` follows."""
         if self.sout.n == 0:
-            p[0] = <const uint8_t*>PyBytes_AS_STRING(self.sbuf) + self.s.run
+            p[0] = self.sat + self.s.run
             return self.s.pos - self.s.run
         self._flush_s()
         p[0] = self.sout.p
@@ -411,9 +442,8 @@ cdef class Wire:
     cdef int client_has_it(self) except -1:
         pg_empty(&self.sout)
         self.s.run = self.s.pos
-        if self.s.pos == PyBytes_GET_SIZE(self.sbuf):
-            self.sbuf = b""
-            self.s.pos = self.s.run = 0
+        if self.s.pos == self.ssize:
+            self._own_s(b"")
         return 0
 
     def put_server(self, bytes message):
@@ -456,7 +486,7 @@ cdef class Wire:
     @property
     def client_buffered(self):
         """Bytes of the client that wait: an incomplete message, or a pause."""
-        return PyBytes_GET_SIZE(self.cbuf) - self.c.pos
+        return self.csize - self.c.pos
 
     @property
     def mid_message(self):
@@ -465,18 +495,47 @@ cdef class Wire:
 
     @property
     def server_buffered(self):
-        return PyBytes_GET_SIZE(self.sbuf) - self.s.pos
+        return self.ssize - self.s.pos
 
     # ---- client direction ----------------------------------------------------------------------
     def client_feed(self, bytes data):
-        if self.c.pos == PyBytes_GET_SIZE(self.cbuf) and self.c.run == self.c.pos:
-            self.cbuf = data
+        if self.c.pos == self.csize and self.c.run == self.c.pos:
+            self._own_c(data)
         else:
             self._flush_c()
-            self.cbuf = PyBytes_FromStringAndSize(
-                PyBytes_AS_STRING(self.cbuf) + self.c.pos,
-                PyBytes_GET_SIZE(self.cbuf) - self.c.pos) + data
+            self._own_c(PyBytes_FromStringAndSize(<const char*>self.cat + self.c.pos,
+                                                  self.csize - self.c.pos) + data)
+
+    cdef int client_lies(self, ReadBuffer buffer, Py_ssize_t n) except -1:
+        """As `client_feed` with the `n` bytes in `buffer`, which stays untouched until `client_keep`."""
+        cdef Py_ssize_t rest = self.csize - self.c.pos
+        if self.c.run != self.c.pos:
+            self._flush_c()
+        if rest > _READ_HEAD:
+            self.client_feed(PyBytes_FromStringAndSize(<const char*>buffer.at, n))
+            return 0
+        memcpy(buffer.at - rest, self.cat + self.c.pos, rest)
+        self.cat = buffer.at - rest
+        self.csize = rest + n
         self.c.pos = self.c.run = 0
+        self.cbuf = None
+        return 0
+
+    cdef int client_keep(self) except -1:
+        """What is left of a `ReadBuffer` becomes bytes of our own."""
+        if self.cbuf is None:
+            if self.c.run != self.c.pos:
+                self._flush_c()
+            self._own_c(PyBytes_FromStringAndSize(<const char*>self.cat + self.c.pos,
+                                                  self.csize - self.c.pos))
+        return 0
+
+    cdef int _own_c(self, bytes data) except -1:
+        self.cbuf = data
+        self.cat = <const uint8_t*>PyBytes_AS_STRING(data)
+        self.csize = PyBytes_GET_SIZE(data)
+        self.c.pos = self.c.run = 0
+        return 0
 
     cdef int _special(self, const uint8_t* p, Py_ssize_t n, uint8_t t) except -1:
         """Whether a Bind, Describe, Execute or Close may name something protected."""
@@ -692,8 +751,8 @@ cdef class Wire:
         return 0
 
     cdef object _client_next(self):
-        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.cbuf)
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(self.cbuf), total, part
+        cdef const uint8_t* p = self.cat
+        cdef Py_ssize_t n = self.csize, total, part
         cdef uint32_t length
         cdef uint8_t t
         cdef bint show, dead
@@ -836,14 +895,43 @@ cdef class Wire:
 
     # ---- server direction ----------------------------------------------------------------------
     def server_feed(self, bytes data):
-        if self.s.pos == PyBytes_GET_SIZE(self.sbuf) and self.s.run == self.s.pos:
-            self.sbuf = data
+        if self.s.pos == self.ssize and self.s.run == self.s.pos:
+            self._own_s(data)
         else:
             self._flush_s()
-            self.sbuf = PyBytes_FromStringAndSize(
-                PyBytes_AS_STRING(self.sbuf) + self.s.pos,
-                PyBytes_GET_SIZE(self.sbuf) - self.s.pos) + data
+            self._own_s(PyBytes_FromStringAndSize(<const char*>self.sat + self.s.pos,
+                                                  self.ssize - self.s.pos) + data)
+
+    cdef int server_lies(self, ReadBuffer buffer, Py_ssize_t n) except -1:
+        """As `client_lies`."""
+        cdef Py_ssize_t rest = self.ssize - self.s.pos
+        if self.s.run != self.s.pos:
+            self._flush_s()
+        if rest > _READ_HEAD:
+            self.server_feed(PyBytes_FromStringAndSize(<const char*>buffer.at, n))
+            return 0
+        memcpy(buffer.at - rest, self.sat + self.s.pos, rest)
+        self.sat = buffer.at - rest
+        self.ssize = rest + n
         self.s.pos = self.s.run = 0
+        self.sbuf = None
+        return 0
+
+    cdef int server_keep(self) except -1:
+        """As `client_keep`."""
+        if self.sbuf is None:
+            if self.s.run != self.s.pos:
+                self._flush_s()
+            self._own_s(PyBytes_FromStringAndSize(<const char*>self.sat + self.s.pos,
+                                                  self.ssize - self.s.pos))
+        return 0
+
+    cdef int _own_s(self, bytes data) except -1:
+        self.sbuf = data
+        self.sat = <const uint8_t*>PyBytes_AS_STRING(data)
+        self.ssize = PyBytes_GET_SIZE(data)
+        self.s.pos = self.s.run = 0
+        return 0
 
     cdef int _skip_message(self, Py_ssize_t total) except -1:
         """Drops a whole server message that is in the buffer."""
@@ -870,8 +958,8 @@ cdef class Wire:
             self._end_copy_batch()
 
     cdef object _server_next(self):
-        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.sbuf)
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(self.sbuf), total, part
+        cdef const uint8_t* p = self.sat
+        cdef Py_ssize_t n = self.ssize, total, part
         cdef uint32_t length
         cdef uint8_t t, kind, flags
         cdef Expected* e
@@ -942,13 +1030,21 @@ cdef class Wire:
                         self.opening.end_batch()
                     self.opening = <RowPlan>e.rows
                 try:
-                    (<RowPlan>e.rows).open_row(p + self.s.pos + 5, total - 5, &self.sout)
+                    while True:
+                        if not self.opening.open_quick(p + self.s.pos + 5, total - 5, &self.sout):
+                            self.opening.open_row(p + self.s.pos + 5, total - 5, &self.sout)
+                        self.s.pos += total
+                        self.s.run = self.s.pos
+                        if n - self.s.pos < 5 or p[self.s.pos] != 68:
+                            break
+                        length = pg_u32(p + self.s.pos + 1)
+                        if length < 4 or length > self.limit or n - self.s.pos <= <Py_ssize_t>length:
+                            break  # what that is, the way of every message finds out
+                        total = <Py_ssize_t>length + 1
+                    continue
                 except Exception as failed:
                     return (33, failed, (<object>e.cookie if e.cookie != NULL else None,
                                          <object>e.rows))
-                self.s.pos += total
-                self.s.run = self.s.pos
-                continue
             if total - 1 > self.limit:
                 raise WireError("server", "message too large")
             if n - self.s.pos < total:
@@ -1161,8 +1257,8 @@ cdef class Wire:
     cdef tuple _show(self, Py_ssize_t total):
         cdef Expected* e = &self.fifo[self.head]
         self.s.held = total
-        return (<uint8_t>PyBytes_AS_STRING(self.sbuf)[self.s.pos],
-                PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.sbuf) + self.s.pos + 5, total - 5),
+        return (self.sat[self.s.pos],
+                PyBytes_FromStringAndSize(<const char*>self.sat + self.s.pos + 5, total - 5),
                 <object>e.cookie if e.cookie != NULL else None)
 
     cdef int _enter_copy_in(self) except -1:

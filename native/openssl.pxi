@@ -67,9 +67,9 @@ cdef extern from "sg_aead.h" nogil:
     int sg_aead_load()
     int sg_xaes_derive(const uint8_t* key, const uint8_t* prefix, uint8_t* out)
     void sg_batch_end()
-    int sg_xaes_seal(int slot, const uint8_t* nonce, const uint8_t* aad, size_t aad_len,
+    int sg_xaes_seal(int slot, int* hint, const uint8_t* nonce, const uint8_t* aad, size_t aad_len,
                      const uint8_t* src, size_t n, uint8_t* dst)
-    int sg_xaes_open(int slot, const uint8_t* nonce, const uint8_t* aad, size_t aad_len,
+    int sg_xaes_open(int slot, int* hint, const uint8_t* nonce, const uint8_t* aad, size_t aad_len,
                      const uint8_t* src, size_t n, uint8_t* dst)
     int sg_gcm_start(sg_gcm* g, const uint8_t* key)
     void sg_gcm_stop(sg_gcm* g)

@@ -8,8 +8,6 @@ from libc.string cimport memchr, memcpy, memmove
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-cimport cython
-
 
 @cython.overflowcheck(False)  # its helper takes integers only; both pointers are into one buffer
 cdef inline Py_ssize_t pg_between(const uint8_t* start, const uint8_t* end) noexcept nogil:

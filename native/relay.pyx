@@ -14,6 +14,10 @@ cdef extern from "<sys/socket.h>" nogil:
     int SG_NOSIGNAL "MSG_NOSIGNAL"
 
 
+cdef enum:
+    _READ_SIZE = 131072
+
+
 cdef class Traffic:
     """Bytes since the last `take`: from clients, to clients, from servers, to servers."""
     cdef uint64_t counts[4]
@@ -113,12 +117,11 @@ cdef class Relay:
             self.wire.client_has_it()
         return 0
 
-    def client_sent(self, bytes data not None):
+    cdef object _client_sent(self):
+        """The Wire has more of the client's; the owner looks where that is not enough."""
         cdef object event = None
         cdef Wire wire = self.wire
-        self.traffic.counts[0] += PyBytes_GET_SIZE(data)
         try:
-            wire.client_feed(data)
             if self.quick:
                 event = wire.client_step()
                 if event is None and not wire.stalled:
@@ -126,18 +129,16 @@ cdef class Relay:
                     self.asked = True
                     if self.timed:
                         self.owner.client_timed(wire.count)
-                    return
+                    return None
         except Exception as error:
             self.owner.broken(error)
-            return
+            return None
         self.owner.from_client(event)
 
-    def server_sent(self, bytes data not None):
+    cdef object _server_sent(self):
         cdef object event = None
         cdef Wire wire = self.wire
-        self.traffic.counts[2] += PyBytes_GET_SIZE(data)
         try:
-            wire.server_feed(data)
             if self.quick:
                 event = wire.server_step()
                 if event is None and not wire.stalled:
@@ -146,27 +147,65 @@ cdef class Relay:
                         self._to_server()
                     if self.timed:
                         self.owner.server_timed(wire.count)
-                    return
+                    return None
         except Exception as error:
             self.owner.broken(error)
-            return
+            return None
         self.owner.from_server(event)
+
+    def client_sent(self, bytes data not None):
+        """For a transport that hands over bytes."""
+        self.traffic.counts[0] += PyBytes_GET_SIZE(data)
+        self.wire.client_feed(data)
+        self._client_sent()
+
+    def server_sent(self, bytes data not None):
+        self.traffic.counts[2] += PyBytes_GET_SIZE(data)
+        self.wire.server_feed(data)
+        self._server_sent()
+
+
+cdef ReadBuffer _reads = ReadBuffer(_READ_SIZE)
 
 
 cdef class RelayEnd:
-    """The protocol of one transport, from the moment there is a session: bytes go to the relay, all
-    else to the protocol that was there before."""
-    cdef readonly object data_received
+    """The protocol (asyncio.BufferedProtocol) of one transport, from the moment there is a session:
+    bytes go to the relay, all else to the protocol that was there before."""
+    cdef Relay relay
+    cdef bint server
     cdef readonly object eof_received, connection_lost, pause_writing, resume_writing
 
-    def __cinit__(self, receive, before):
-        self.data_received = receive
+    def __cinit__(self, Relay relay not None, bint server, before):
+        self.relay = relay
+        self.server = server
         self.eof_received = before.eof_received
         self.connection_lost = before.connection_lost
         self.pause_writing = before.pause_writing
         self.resume_writing = before.resume_writing
 
+    def get_buffer(self, hint):
+        return _reads
 
-def relay_end(receive, before):
+    def buffer_updated(self, Py_ssize_t n):
+        cdef Relay relay = self.relay
+        if not 0 <= n <= _READ_SIZE:
+            raise ValueError("more than there is room for")
+        if self.server:
+            relay.traffic.counts[2] += n
+            relay.wire.server_lies(_reads, n)
+            try:
+                relay._server_sent()
+            finally:
+                relay.wire.server_keep()
+        else:
+            relay.traffic.counts[0] += n
+            relay.wire.client_lies(_reads, n)
+            try:
+                relay._client_sent()
+            finally:
+                relay.wire.client_keep()
+
+
+def relay_end(Relay relay not None, bint server, before):
     """A RelayEnd."""
-    return RelayEnd(receive, before)
+    return RelayEnd(relay, server, before)

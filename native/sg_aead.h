@@ -213,19 +213,30 @@ static void sg_batch_end(void)
     if (sg_dirty) sg_scrub();
 }
 
-/* Index of the entry, or -1 (engine failure). */
-static int sg_message_key(int slot, const uint8_t *prefix)
+static inline int sg_entry_is(const sg_entry *e, int slot, const uint8_t *prefix)
+{
+    return e->owner == slot && e->schedule == sg_engine && memcmp(e->prefix, prefix, 12) == 0;
+}
+
+/* Index of the entry, or -1 (engine failure). `hint` is where the caller found one last: values of
+ * one column mostly come from one epoch, and looking through a set costs as much as a tenth of the
+ * opening. Any value within the cache will do. */
+static int sg_message_key(int slot, const uint8_t *prefix, int *hint)
 {
     uint32_t h;
+    if (sg_entry_is(&sg.cache[*hint], slot, prefix)) {
+        sg.cache[*hint].stamp = ++sg.clock;
+        return *hint;
+    }
     memcpy(&h, prefix, 4);
     h = (h ^ (uint32_t)slot * 2654435761u) % SG_CACHE_SETS * SG_CACHE_WAYS;
     int victim = (int)h;
     uint32_t age = 0;
     for (int i = 0; i < SG_CACHE_WAYS; i++) {
         sg_entry *e = &sg.cache[h + i];
-        if (e->owner == slot && e->schedule == sg_engine && memcmp(e->prefix, prefix, 12) == 0) {
+        if (sg_entry_is(e, slot, prefix)) {
             e->stamp = ++sg.clock;
-            return (int)h + i;
+            return *hint = (int)h + i;
         }
         uint32_t a = e->owner < 0 ? UINT32_MAX : sg.clock - e->stamp;
         if (a >= age) { age = a; victim = (int)h + i; }
@@ -253,7 +264,7 @@ static int sg_message_key(int slot, const uint8_t *prefix)
     if (++sg.serial == 0) sg.serial = 1;
     e->serial = sg.serial;
     sg.cached++;
-    return victim;
+    return *hint = victim;
 }
 
 static EVP_CIPHER_CTX *sg_batch_keyed(int entry)
@@ -272,10 +283,10 @@ static EVP_CIPHER_CTX *sg_batch_keyed(int entry)
 
 /* XAES-256-GCM with the key of a slot. The caller ends the batch.
  * 1 on success, 0: does not open, -1: the engine failed. */
-static int sg_xaes_seal(int slot, const uint8_t *nonce, const uint8_t *aad, size_t aad_len,
-                        const uint8_t *src, size_t n, uint8_t *dst)
+static int sg_xaes_seal(int slot, int *hint, const uint8_t *nonce, const uint8_t *aad,
+                        size_t aad_len, const uint8_t *src, size_t n, uint8_t *dst)
 {
-    int e = sg_message_key(slot, nonce);
+    int e = sg_message_key(slot, nonce, hint);
     if (e < 0) return -1;
 #if SG_IPSEC
     if (sg_engine == SG_IPSEC_MB)
@@ -285,10 +296,10 @@ static int sg_xaes_seal(int slot, const uint8_t *nonce, const uint8_t *aad, size
     return c != NULL && sg_evp_seal(c, nonce + 12, aad, aad_len, src, n, dst) ? 1 : -1;
 }
 
-static int sg_xaes_open(int slot, const uint8_t *nonce, const uint8_t *aad, size_t aad_len,
-                        const uint8_t *src, size_t n, uint8_t *dst)
+static int sg_xaes_open(int slot, int *hint, const uint8_t *nonce, const uint8_t *aad,
+                        size_t aad_len, const uint8_t *src, size_t n, uint8_t *dst)
 {
-    int e = sg_message_key(slot, nonce);
+    int e = sg_message_key(slot, nonce, hint);
     if (e < 0) return -1;
 #if SG_IPSEC
     if (sg_engine == SG_IPSEC_MB)

@@ -336,8 +336,8 @@ class Relay:
     def client_sent(self, data: bytes) -> None: ...
     def server_sent(self, data: bytes) -> None: ...
 
-def relay_end(receive: Callable[[bytes], None], before: asyncio.Protocol) -> asyncio.Protocol:
-    """The protocol of a transport once there is a session: bytes to `receive`, all else to `before`."""
+def relay_end(relay: Relay, server: bool, before: asyncio.Protocol) -> asyncio.BufferedProtocol:
+    """The protocol of a transport once there is a session: bytes to `relay`, all else to `before`."""
 
 # ---- pkcs11.pyx ------------------------------------------------------------------------------
 class Pkcs11Error(NativeError):

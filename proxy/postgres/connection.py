@@ -197,8 +197,14 @@ class Connection(asyncio.Protocol):
             self, session.wire, self._traffic, client, _socket(client), server, _socket(server)
         )
         relay.timed = self.timeouts.enabled
-        server.set_protocol(relay_end(relay.server_sent, leg))
-        client.set_protocol(relay_end(relay.client_sent, self))
+        for transport, protocol, reading in (
+            (client, self, self._client_reading),
+            (server, leg, self._server_reading),
+        ):
+            transport.pause_reading()  # it goes on into the relay's buffer
+            transport.set_protocol(relay_end(relay, protocol is leg, protocol))
+            if reading:
+                transport.resume_reading()
         try:
             session.receive_server(leg.inbox.take())
             session.receive_client(self.inbox.take())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.native import Relay, Traffic, Watch, Wire, WireError
+from proxy.native import Relay, Traffic, Watch, Wire, WireError, relay_end
 
 READY = b"Z\0\0\0\5I"
 QUERY = b"Q\0\0\0\x0dSELECT 1\0"
@@ -178,3 +178,63 @@ def test_expired_watch_lets_no_text_pass() -> None:
     assert not watch.hit(b"SELECT 1")
     watch.expire()
     assert watch.hit(b"SELECT 1")
+
+
+# ---- the read buffer -----------------------------------------------------------------------------
+def read(end: Any, data: bytes) -> None:
+    """What a transport does with an asyncio.BufferedProtocol."""
+    view = memoryview(end.get_buffer(-1))
+    for at in range(0, len(data), len(view)):
+        piece = data[at : at + len(view)]
+        view[: len(piece)] = piece
+        end.buffer_updated(len(piece))
+
+
+class Before:
+    """The protocol that was there before."""
+
+    def eof_received(self) -> None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+def ends(pair: Pair) -> tuple[Any, Any]:
+    before: Any = Before()
+    return relay_end(pair.relay, False, before), relay_end(pair.relay, True, before)
+
+
+@pytest.mark.parametrize("size", [10, 70_000, 200_000])
+@pytest.mark.parametrize("cut", [1, 4, 5, 9, 66_000, 69_000, 140_000])
+def test_message_in_two_reads_is_whole_while_another_session_reads(size: int, cut: int) -> None:
+    pair, other = Pair(direct=False), Pair(direct=False)
+    text = bytes(range(1, 128)) * (size // 127 + 1)
+    message = b"Q" + (len(text) + 5).to_bytes(4, "big") + text + b"\0"
+    (client, _), (stranger, _) = ends(pair), ends(other)
+    read(client, QUERY + message[:cut])
+    read(stranger, QUERY * 20_000)
+    read(client, message[cut:] + QUERY)
+    assert pair.server.written == QUERY + message + QUERY
+    assert other.server.written == QUERY * 20_000
+    pair.close()
+    other.close()
+
+
+def test_what_waits_is_kept_when_the_buffer_is_used_by_another() -> None:
+    pair, other = Pair(hands_off=False, direct=False), Pair(direct=False)
+    (client, _), (stranger, _) = ends(pair), ends(other)
+    read(client, QUERY)
+    read(stranger, b"S\0\0\0\4" * 1000)
+    assert pair.seen == [("client", (81, b"SELECT 1\0", None))]
+    pair.wire.expect(7)
+    pair.wire.forward_client()
+    pair.relay.flush()
+    assert pair.server.written == QUERY
+    pair.close()
+    other.close()
+
+
+def test_more_than_was_asked_for_is_refused(pair: Pair) -> None:
+    client, _ = ends(pair)
+    with pytest.raises(ValueError, match="room"):
+        client.buffer_updated(1 << 30)
