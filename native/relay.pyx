@@ -169,8 +169,8 @@ cdef ReadBuffer _reads = ReadBuffer(_READ_SIZE)
 
 
 cdef class RelayEnd:
-    """The protocol (asyncio.BufferedProtocol) of one transport, from the moment there is a session:
-    bytes go to the relay, all else to the protocol that was there before."""
+    """The protocol of one transport, from the moment there is a session: bytes go to the relay, all
+    else to the protocol that was there before."""
     cdef Relay relay
     cdef bint server
     cdef readonly object eof_received, connection_lost, pause_writing, resume_writing
@@ -182,6 +182,20 @@ cdef class RelayEnd:
         self.connection_lost = before.connection_lost
         self.pause_writing = before.pause_writing
         self.resume_writing = before.resume_writing
+
+
+cdef class _BytesEnd(RelayEnd):
+    """asyncio.Protocol, where TLS lies between (its plaintext is bytes already)."""
+
+    def data_received(self, bytes data not None):
+        if self.server:
+            self.relay.server_sent(data)
+        else:
+            self.relay.client_sent(data)
+
+
+cdef class _SocketEnd(RelayEnd):
+    """asyncio.BufferedProtocol, for a socket."""
 
     def get_buffer(self, hint):
         return _reads
@@ -207,5 +221,7 @@ cdef class RelayEnd:
 
 
 def relay_end(Relay relay not None, bint server, before):
-    """A RelayEnd."""
-    return RelayEnd(relay, server, before)
+    """The protocol of the client's transport of this relay, or of the server's."""
+    if (relay.server if server else relay.client).fd < 0:
+        return _BytesEnd(relay, server, before)
+    return _SocketEnd(relay, server, before)

@@ -336,7 +336,7 @@ class Relay:
     def client_sent(self, data: bytes) -> None: ...
     def server_sent(self, data: bytes) -> None: ...
 
-def relay_end(relay: Relay, server: bool, before: asyncio.Protocol) -> asyncio.BufferedProtocol:
+def relay_end(relay: Relay, server: bool, before: asyncio.Protocol) -> asyncio.BaseProtocol:
     """The protocol of a transport once there is a session: bytes to `relay`, all else to `before`."""
 
 # ---- pkcs11.pyx ------------------------------------------------------------------------------

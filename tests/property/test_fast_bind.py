@@ -21,9 +21,7 @@ from tests.dialogue import Dialogue, FakeSite, bind, msg, split
 
 CTX = TextContext()
 _TYPES = ("text", "int2", "int4", "int8", "uuid", "bytea")
-COLUMNS = {
-    n: ProtectedColumn("public", "t", n, f"d.t.{n}", resolve(n), "r", True) for n in _TYPES
-}
+COLUMNS = {n: ProtectedColumn("public", "t", n, f"d.t.{n}", resolve(n), "r", True) for n in _TYPES}
 RING = native.key_import(bytearray(range(32)))
 CODECS = {
     n: column_codec(

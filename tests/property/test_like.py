@@ -26,7 +26,9 @@ def by_trying(text: str, items: list[like.Item]) -> bool:
 
 @settings(max_examples=1500, deadline=None)
 @given(texts, patterns, st.sampled_from(["\\", "!", "", "%"]))
-def test_a_pattern_matches_what_trying_everything_finds(text: str, pattern: str, escape: str) -> None:
+def test_a_pattern_matches_what_trying_everything_finds(
+    text: str, pattern: str, escape: str
+) -> None:
     try:
         items = like.parse(pattern, escape)
     except like.BadPattern:
