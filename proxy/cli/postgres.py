@@ -90,6 +90,9 @@ async def _each(
         known = {".".join(name): found for name, found in site.snapshot.protected.items()}
         if missing := [name for name in wanted if name not in known]:
             raise ConfigError(f"--column {missing[0]}: not in postgres.columns")
+        if moving := [name for name in wanted if known[name].migrating]:
+            raise ConfigError(f"--column {moving[0]}: finish its migration first")
+        known = {name: column for name, column in known.items() if not column.migrating}
         done = []
         for name in wanted or sorted(known):
             done.append(await work(ColumnJob(site, hosts, known[name], rate)))

@@ -304,6 +304,7 @@ class ClientSide:
         special = one is not None and (
             not plan.transparent
             or plan.sensitive
+            or one.moving
             or bool(_LOCAL & one.effects)
             or clears
             or one.cursor is not None

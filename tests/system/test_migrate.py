@@ -20,6 +20,7 @@ from tests.parts.front import open_folder
 from tests.parts.keyring import software_keys
 from tests.parts.listening import Listening
 from tests.parts.postgres import Postgres
+from tests.parts.proxy import Proxy
 
 pytestmark = pytest.mark.system
 
@@ -248,3 +249,68 @@ def test_a_column_is_sealed_and_opened_under_load_and_kills(
             "SELECT attnotnull FROM pg_attribute WHERE attrelid = 'people'::regclass AND attname = 'email'"
         )
         assert null.fetchone() == (True,)
+
+
+def test_killed_workers_stop_no_switch_and_lose_no_value(stand: Stand) -> None:
+    document = yaml.safe_load(stand.config.read_text()) | {
+        "workers": 2, "admin": {"listen": {"host": "127.0.0.1", "port": 0}}
+    }  # fmt: skip
+    config = stand.folder / "two.yaml"
+    config.write_text(yaml.safe_dump(document))
+    with psycopg.connect(stand.server.dsn(), autocommit=True) as direct:
+        direct.execute("DROP TABLE IF EXISTS people")
+        for statement in SCHEMA.split(";"):
+            direct.execute(statement)
+    proxy = Proxy(config, stand.env)
+    if not (stand.folder / "root.sealed").exists():
+        proxy.init_keys("app")
+    proxy.start()
+    dsn = stand.server.dsn().replace(f"port={stand.server.port}", f"port={proxy.pg_port}")
+    stop = threading.Event()
+    errors: list[str] = []
+    writer = threading.Thread(target=written_over_kills, args=(dsn, stop, errors))
+    writer.start()
+    try:
+        for to in ("sealed", "plain"):
+            process = stand.migrate("--to", to)
+            while process.poll() is None:
+                time.sleep(0.5 + random.random())
+                for pid in proxy.worker_pids()[:1]:
+                    os.kill(pid, signal.SIGKILL)
+            out, err = process.communicate()
+            assert process.returncode == 0, f"{out} {err}"
+    finally:
+        stop.set()
+        writer.join(60)
+        proxy.stop()
+    assert errors == []
+    assert columns(stand)["email"] == "character varying"
+
+
+def written_over_kills(dsn: str, stop: threading.Event, errors: list[str]) -> None:
+    """One row after the other, each value read back; a lost connection leaves the old or the new one."""
+    known, rounds = {i: {f"u{i}@x"} for i in range(1, 200)}, 0
+    while not stop.is_set():
+        try:
+            with psycopg.connect(dsn, autocommit=True) as c:
+                c.prepare_threshold = 0
+                while not stop.is_set():
+                    rounds += 1
+                    i, new = random.choice(list(known)), f"k{rounds}@x"
+                    found = c.execute("SELECT email FROM people WHERE id = %s", [i]).fetchone()
+                    if found is None or found[0] not in known[i]:
+                        errors.append(f"{i}: {found} is none of {known[i]}")
+                        return
+                    known[i] = {found[0], new}
+                    done = c.execute(
+                        "UPDATE people SET email = %s WHERE email = %s", [new, found[0]]
+                    )
+                    if done.rowcount != 1:
+                        errors.append(f"{i}: {found[0]} was not found")
+                        return
+                    known[i] = {new}
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+        except psycopg.Error as error:
+            errors.append(f"{type(error).__name__}: {error}")
+            return
