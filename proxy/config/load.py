@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from proxy.config.model import BucketConfig, Config, PostgresConfig
+from proxy.config.policy import unknown_groups
 from proxy.errors import ConfigError
 
 _PREFIX = "SEALGATE_"
@@ -88,10 +89,11 @@ def parse(text: str, name: str, environ: Mapping[str, str]) -> Config:
         config = Config.model_validate(document)
     except ValidationError as error:
         for item in error.errors():
-            at = _without_tags(item["loc"])
+            at = _as_written(_without_tags(item["loc"]), document)
             problems.append((tree.place(at), at, _explain(dict(item), document, at)))
     if config is not None:
-        problems += [(tree.place(at), at, what) for at, what in inconsistencies(config)]
+        found = [(_as_written(at, document), what) for at, what in inconsistencies(config)]
+        problems += [(tree.place(at), at, what) for at, what in found]
     if problems:
         lines = [
             f"{name}:{line}:{column}: {_dotted(at)}: {what}"
@@ -144,6 +146,7 @@ def inconsistencies(config: Config) -> list[tuple[Path_, str]]:
             if name in columns[:i]:
                 found.append((at, f"{name} is there twice; keep one"))
         found += _migrating(config.postgres)
+    found += unknown_groups(config.policy)
     if not (config.postgres or config.s3):
         found.append(((), "neither `postgres:` nor `s3:`; write at least one of them"))
     return found
@@ -228,6 +231,13 @@ def _without_tags(loc: tuple[str | int, ...]) -> Path_:
             continue
         kept.append(part)
     return tuple(kept)
+
+
+def _as_written(at: Path_, document: Mapping[str, Any]) -> Path_:
+    """A policy that is a list has its rules at once, without the level `rules`."""
+    if at[:2] == ("policy", "rules") and isinstance(document.get("policy"), list):
+        return ("policy", *at[2:])
+    return at
 
 
 def _dotted(at: Path_) -> str:

@@ -12,6 +12,8 @@ from proxy.config.agent import AgentConfig
 from proxy.config.base import SecretRef as SecretRef
 from proxy.config.base import Section
 from proxy.config.hsm import Pkcs11Cluster, Pkcs11Provider
+from proxy.config.policy import PolicyConfig
+from proxy.config.policy import PolicyRule as PolicyRule
 
 
 class Address(Section):
@@ -318,34 +320,6 @@ class S3Config(Section):
     limits: S3Limits = S3Limits()
 
 
-class PolicyRule(Section):
-    """`principals` are like "postgres:app", "s3:reader" or "*"; `resources` like
-    "column:shop.public.*" or "bucket:docs/*". Without any rule, every authenticated principal may
-    seal and open; with rules, what no rule allows is denied, and of those that match the strictest
-    wins: deny, null, ciphertext, mask, allow. The three in the middle are for readers of columns."""
-
-    principals: tuple[str, ...]
-    resources: tuple[str, ...]
-    actions: tuple[Literal["seal", "open"], ...] = ("seal", "open")
-    effect: Literal["allow", "mask", "ciphertext", "null", "deny"] = "allow"
-    # with `mask`: last4 "****1234", email "a***@example.com", hash (of the equality tag), fixed
-    mask: Literal["last4", "email", "hash", "fixed"] | None = None
-    mask_text: str = ""  # what `fixed` shows
-
-    @model_validator(mode="after")
-    def _mask_goes_with_its_effect(self) -> "PolicyRule":
-        if (self.effect == "mask") != (self.mask is not None):
-            raise ValueError("`mask` goes with `effect: mask`, and only with it")
-        if self.mask_text and self.mask != "fixed":
-            raise ValueError("`mask_text` goes with `mask: fixed`")
-        if self.effect in ("mask", "ciphertext", "null"):
-            if "open" not in self.actions:
-                raise ValueError(f"`effect: {self.effect}` is for readers: `actions` needs open")
-            if not all(r.startswith("column:") for r in self.resources):
-                raise ValueError(f"`effect: {self.effect}` is for columns: column:<domain>")
-        return self
-
-
 class AdminConfig(Section):
     listen: Address = Address(port=9932)
 
@@ -359,7 +333,7 @@ class Config(Section):
     keys: KeysConfig
     postgres: PostgresConfig | None = None
     s3: S3Config | None = None
-    policy: tuple[PolicyRule, ...] = ()
+    policy: PolicyConfig = PolicyConfig()
     admin: AdminConfig = AdminConfig()
     log: LogConfig = LogConfig()
     workers: int = Field(0, ge=0, le=64)  # 0: one per core

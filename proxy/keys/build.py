@@ -19,7 +19,8 @@ from proxy import native
 from proxy.audit.record import OperatorAct
 from proxy.audit.sink import LogSink, Sink
 from proxy.config import secrets
-from proxy.config.model import KeysConfig, PolicyRule, SoftwareProvider
+from proxy.config.model import KeysConfig, SoftwareProvider
+from proxy.config.policy import PolicyConfig, PolicyRule
 from proxy.crypto import kdf
 from proxy.errors import ConfigError, IntegrityError
 from proxy.keys import ring as rings
@@ -45,7 +46,7 @@ class RootInfo:
 
 async def open_keys(
     config: KeysConfig,
-    policy: Sequence[PolicyRule],
+    policy: PolicyConfig | Sequence[PolicyRule],
     *,
     prewarm: Sequence[str] = (),
     agent: str | None = None,

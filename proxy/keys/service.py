@@ -15,6 +15,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 import structlog
@@ -22,7 +23,8 @@ import structlog
 from proxy import metrics
 from proxy.audit.record import KeyDecision, Result
 from proxy.audit.sink import LogSink, Sink
-from proxy.config.model import CacheLimits, PolicyRule
+from proxy.config.model import CacheLimits
+from proxy.config.policy import PolicyConfig, PolicyRule
 from proxy.crypto import kdf
 from proxy.errors import AccessDenied, IntegrityError, KeyDestroyed, KeyUnavailable
 from proxy.keys.breaker import Breaker
@@ -222,7 +224,7 @@ class KeyService:
         decision = self._policy.decide(principal, resource, Action.OPEN)
         return decision.verdict, decision.mask
 
-    def set_policy(self, rules: Sequence[PolicyRule]) -> None:
+    def set_policy(self, rules: PolicyConfig | Sequence[PolicyRule]) -> None:
         """Other rules from the next request on, also for keys that are in memory."""
         self._policy = Policy(rules)
 
@@ -441,6 +443,8 @@ class KeyService:
                 delay = min(max(deadline - self._clock(), 0.01), _TICK_SECONDS)
             await asyncio.sleep(delay)
             self._cache.expire()
+            if self._policy.stale(now := datetime.now(UTC)):
+                self._policy = self._policy.renewed(now)
             if time.monotonic() >= summary_at:
                 summary_at += _SUMMARY_SECONDS
                 self._summarise()

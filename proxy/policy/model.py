@@ -1,6 +1,6 @@
 """Who asks, for what, to do what: the words of a policy. Leaf module, no decisions here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
@@ -30,11 +30,25 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What else is known of who asks. Nothing of it is a right by itself; empty: not known."""
+
+    client: str = ""  # IP address, or "local": a Unix socket
+    identity: str = ""  # the name in a verified client certificate
+    purpose: str = ""  # as the client stated it
+
+
+NOTHING_KNOWN = Circumstances()
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """An authenticated identity. `kind` is "postgres", "s3", "mtls", "token" or "operator"."""
 
     kind: str
     name: str
+    # not in the hash: principals are keys of caches, and those of one name are few
+    circumstances: Circumstances = field(default=NOTHING_KNOWN, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
