@@ -93,9 +93,9 @@ class PolicyRule(Section):
             raise ValueError("`mask_text` goes with `mask: fixed`")
         if self.effect in ("mask", "ciphertext", "null") and "open" not in self.actions:
             raise ValueError(f"`effect: {self.effect}` is for readers: `actions` needs open")
-        if self.effect in ("mask", "null"):
-            if not all(r.startswith("column:") for r in self.resources):
-                raise ValueError(f"`effect: {self.effect}` is for columns: column:<domain>")
+        columns = all(r.startswith("column:") for r in self.resources)
+        if self.effect in ("mask", "null") and not columns:
+            raise ValueError(f"`effect: {self.effect}` is for columns: column:<domain>")
         return self
 
 

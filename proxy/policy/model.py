@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+LOCAL = "local"  # the network of a client on a Unix socket
+
 
 class Action(Enum):
     SEAL = "seal"

@@ -19,6 +19,7 @@ import structlog
 from proxy.errors import SealgateError
 from proxy.metrics import pg_client_connections, pg_connections_refused_total
 from proxy.native import Relay, WireError, relay_end
+from proxy.policy.model import LOCAL
 from proxy.postgres import sqlstate
 from proxy.postgres.entrance import enter
 from proxy.postgres.inbox import Inbox
@@ -109,6 +110,14 @@ class Connection(asyncio.Protocol):
         self._server_reading = True
         self.client_writable = True
         self.server_writable = True
+
+    @property
+    def client_address(self) -> str:
+        """IP address of whoever connected, "local" on a Unix socket."""
+        if self.unix:
+            return LOCAL
+        peer = self.transport.get_extra_info("peername") if self.transport is not None else None
+        return str(peer[0]) if peer else ""
 
     # ---- client transport ----------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -15,7 +15,7 @@ import structlog
 
 from proxy.errors import SealgateError
 from proxy.metrics import pg_authentications_total
-from proxy.policy.model import Principal
+from proxy.policy.model import Circumstances, Principal
 from proxy.postgres import sqlstate
 from proxy.postgres.client_login import ClientLogin, LoginFailed
 from proxy.postgres.hosts import Host
@@ -165,9 +165,10 @@ class _Entrance:
 
     def _principal(self, request: StartupMessage, identity: str | None) -> Principal:
         clients = self._config.tls.clients if self._config.tls is not None else None
+        known = Circumstances(self._connection.client_address, identity or "", request.purpose)
         if identity is not None and clients is not None and clients.principal == "certificate":
-            return Principal("mtls", identity)
-        return Principal("postgres", request.user)
+            return Principal("mtls", identity, known)
+        return Principal("postgres", request.user, known)
 
     # ---- authentication by the proxy -----------------------------------------------------------
     async def _log_in(

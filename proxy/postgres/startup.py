@@ -17,6 +17,7 @@ GSSENC_CODE = 80877104  # 1234 5680
 SSL_REQUEST = struct.pack("!II", 8, SSL_CODE)
 MAX_CANCEL_KEY_BYTES = 256
 NEWEST_MINOR = 2  # protocol 3.2: cancel keys of up to 256 bytes
+PURPOSE = "sealgate.purpose"
 _PROTOCOL_OPTION = "_pq_."
 _FALSE = ("false", "off", "no", "0", "f", "n")  # as far as they are spelt in practice
 
@@ -71,8 +72,39 @@ class StartupMessage:
     def database(self) -> str:
         return self.parameters.get("database") or self.user
 
+    @property
+    def purpose(self) -> str:
+        """What the client gives as the purpose of this connection ("": nothing): the parameter
+        `sealgate.purpose`, by itself or among `options`. The server keeps it as a setting, too."""
+        found = ""
+        words = iter(_words(self.parameters.get("options", "")))
+        for word in words:
+            setting = next(words, "") if word == "-c" else word.removeprefix("-c")
+            name, equals, value = setting.removeprefix("--").partition("=")
+            if equals and name.lower() == PURPOSE:
+                found = value
+        for name, value in self.parameters.items():  # these come after `options`, as at the server
+            if name.lower() == PURPOSE:
+                found = value
+        return found
+
 
 Request = SslRequest | GssEncRequest | CancelRequest | StartupMessage
+
+
+def _words(options: str) -> list[str]:
+    """Command-line words as PostgreSQL splits them (pg_split_opts): a backslash takes the next
+    character as it is."""
+    found: list[str] = []
+    word: str | None = None
+    letters = iter(options)
+    for letter in letters:
+        if letter in " \t\n\v\f\r":
+            found += [] if word is None else [word]
+            word = None
+        else:
+            word = (word or "") + (next(letters, "") if letter == "\\" else letter)
+    return found if word is None else [*found, word]
 
 
 def cancel_packet(key: bytes) -> bytes:

@@ -26,6 +26,7 @@ from proxy.s3.router import Target
 from proxy.s3.s3error import S3Error
 from proxy.s3.sigv4 import (
     AUTH_QUERY,
+    PURPOSE,
     STREAMING,
     STREAMING_SIGNED_TRAILER,
     STREAMING_UNSIGNED_TRAILER,
@@ -50,10 +51,11 @@ _OURS = HOP_BY_HOP | {
     "amz-sdk-invocation-id",
     "amz-sdk-request",
     "x-forwarded-for",
+    PURPOSE,
 }
 _KEPT_ENVELOPES = 1024  # each takes a slot of the arena, of which at most a quarter
 _MAX_ERROR_BYTES = 256 * 1024
-_V2_QUERY = frozenset({"awsaccesskeyid", "signature", "expires"})
+_OUR_QUERY = frozenset({"awsaccesskeyid", "signature", "expires", PURPOSE})
 # Of an origin's answer, what is about the connection or told anew by us.
 NOT_RELAYED = HOP_BY_HOP | {"x-amz-request-id", "x-amz-id-2", "server", "date"}
 
@@ -197,7 +199,7 @@ class Call:
         return [
             (n, v)
             for n, v in self.request.query
-            if n.lower() not in AUTH_QUERY and n.lower() not in _V2_QUERY and n.lower() not in drop
+            if n.lower() not in AUTH_QUERY and n.lower() not in _OUR_QUERY and n.lower() not in drop
         ]
 
     def origin_headers(self, drop: Callable[[str], bool] = lambda name: False) -> Headers:

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import lru_cache
@@ -27,7 +27,7 @@ from proxy import metrics, native
 from proxy.config.model import S3Config, SecretRef
 from proxy.errors import AccessDenied, ConfigError, IntegrityError, KeyUnavailable, Unsupported
 from proxy.keys.service import KeyService
-from proxy.policy.model import Principal
+from proxy.policy.model import Circumstances, Principal
 from proxy.s3.call import ResponseWriter, services_of
 from proxy.s3.message import Headers, Request, decoded
 from proxy.s3.operations import dispatch
@@ -35,7 +35,7 @@ from proxy.s3.operations.post_object import is_form, post_object
 from proxy.s3.router import Target, bucket_of_host, target_of
 from proxy.s3.s3error import ClientGone, OriginFailed, S3Error
 from proxy.s3.sigv2 import is_v2, verify_v2
-from proxy.s3.sigv4 import UNSIGNED, Authenticated, is_signed, verify
+from proxy.s3.sigv4 import UNSIGNED, Authenticated, is_signed, stated_purpose, verify
 from proxy.s3.wire import (
     HELD_NEXT_MESSAGE,
     READ_BYTES,
@@ -413,7 +413,7 @@ class S3Gateway:
                 return
             anonymous = not is_signed(request)
             auth = _NOBODY if anonymous else self._authenticate(request, body)
-            principal = self._principal(request, auth)
+            principal = self._principal(request, auth, wire.client_address)
             call, run = dispatch.prepare(
                 request, target, auth, principal, body, wire, self._services
             )
@@ -445,19 +445,19 @@ class S3Gateway:
         writer: ResponseWriter,
     ) -> None:
         """A request that a form stands for."""
-        principal = self._principal(request, auth)
+        principal = self._principal(request, auth, writer.wire.client_address)
         call, run = dispatch.prepare(request, target, auth, principal, body, writer, self._services)
         await run(call)
 
-    def _principal(self, request: Request, auth: Authenticated) -> Principal:
+    def _principal(self, request: Request, auth: Authenticated, client: str) -> Principal:
         """Who it is; S3Error InvalidToken where the session token is not the credential's."""
         if auth is _NOBODY:
-            return ANONYMOUS
+            return _known(ANONYMOUS, client, "")
         given = request.get("x-amz-security-token") or request.param("X-Amz-Security-Token") or ""
         credential = self._credentials[auth.access_key]
         if not hmac.compare_digest(credential.token.encode(), given.encode()):
             raise S3Error("InvalidToken")
-        return credential.principal
+        return _known(credential.principal, client, stated_purpose(request, auth))
 
     def _authenticate(self, request: Request, body: Body) -> Authenticated:
         now = datetime.now(UTC)
@@ -489,6 +489,12 @@ class S3Gateway:
         if level == "exception":
             log.error("unexpected", exc_info=error)
         wire.fail(answer, request.path)
+
+
+@lru_cache(maxsize=4096)
+def _known(principal: Principal, client: str, purpose: str) -> Principal:
+    """One object for each, so that looking up a decision compares nothing."""
+    return replace(principal, circumstances=Circumstances(client, purpose=purpose))
 
 
 @lru_cache(maxsize=1024)

@@ -55,6 +55,9 @@ class Authenticated:
     signature: str
 
 
+PURPOSE = "x-sealgate-purpose"  # header, or parameter of a presigned URL
+
+
 @lru_cache(maxsize=256)
 def signing_key(secret: str, date: str, region: str, service: str = "s3") -> bytes:
     """kSigning; one per day and credential, so it is kept."""
@@ -62,6 +65,14 @@ def signing_key(secret: str, date: str, region: str, service: str = "s3") -> byt
     for step in (date, region, service, "aws4_request"):
         key = hmac.digest(key, step.encode(), "sha256")
     return key
+
+
+def stated_purpose(request: Request, auth: Authenticated) -> str:
+    """What the client gives as its purpose, in a header or the query; "" where it does not, or where
+    the signature would not cover it (version 2)."""
+    if not auth.scope:
+        return ""
+    return request.get(PURPOSE) or request.param(PURPOSE) or ""
 
 
 def is_signed(request: Request) -> bool:
@@ -243,7 +254,8 @@ def _check_signed_headers(headers: Headers, signed: list[str]) -> None:
         raise S3Error("AccessDenied", "The Host header must be signed")
     for name, _ in headers:
         # The payload rule is part of the string that is signed, so it need not be a signed header.
-        if name.startswith("x-amz-") and name not in names and name != "x-amz-content-sha256":
+        ours = name.startswith(("x-amz-", "x-sealgate-"))
+        if ours and name not in names and name != "x-amz-content-sha256":
             raise S3Error(
                 "AccessDenied",
                 "There were headers present in the request which were not signed",

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import cast
 
+from proxy.policy.model import LOCAL
 from proxy.s3.chunked import BadFraming, ChunkFramer
 from proxy.s3.message import Headers, header
 
@@ -198,6 +199,7 @@ class Wire(asyncio.BufferedProtocol, ABC):
         self._feeds: Wire | None = None
         self._drained: asyncio.Future[None] | None = None
         self.closed = False
+        self.client_address = ""  # IP address of the other end, or "local": a Unix socket
         self.received_bytes = 0
         self.written_bytes = 0
         self._look: tuple[int, int, int] = (-1, -1, -1)
@@ -235,6 +237,8 @@ class Wire(asyncio.BufferedProtocol, ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
+        peer = transport.get_extra_info("peername")
+        self.client_address = str(peer[0]) if isinstance(peer, tuple) else LOCAL
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._shared
