@@ -67,6 +67,9 @@ def _commands() -> None:
     from proxy.cli import postgres
 
     app.add_typer(postgres.app, name="postgres")
+    from proxy.cli import policy
+
+    app.add_typer(policy.app, name="policy")
     app.command()(s3.verify)
     app.command()(rotate.rotate)
 

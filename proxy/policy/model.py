@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+MAX_PURPOSE = 256  # characters; a longer text is none
 LOCAL = "local"  # the network of a client on a Unix socket
 
 

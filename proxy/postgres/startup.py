@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass, replace
 
 from proxy.errors import SealgateError
+from proxy.policy.model import MAX_PURPOSE
 from proxy.postgres.messages import NEGOTIATE_PROTOCOL_VERSION, Malformed, c_string, frame
 from proxy.postgres.sqlstate import FEATURE_NOT_SUPPORTED, PROTOCOL_VIOLATION
 
@@ -86,7 +87,7 @@ class StartupMessage:
         for name, value in self.parameters.items():  # these come after `options`, as at the server
             if name.lower() == PURPOSE:
                 found = value
-        return found
+        return found if len(found) <= MAX_PURPOSE else ""
 
 
 Request = SslRequest | GssEncRequest | CancelRequest | StartupMessage

@@ -4,11 +4,11 @@ Pure. A request for a bucket as a whole takes the first rule for the bucket, wha
 that names its origin; lists decide entry by entry.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from proxy.config.model import BucketConfig
-from proxy.policy.model import Resource
+from proxy.policy.model import Resource, Verdict
 from proxy.s3.s3error import S3Error
 
 
@@ -40,9 +40,22 @@ class Buckets:
     def covers(self, bucket: str) -> bool:
         return bool(self._of_bucket(bucket))
 
+    def shown(self, bucket: str, verdict: Callable[[Resource], Verdict]) -> "Buckets":
+        """The rules of one bucket as a reader has them."""
+        return Buckets([as_shown(rule, bucket, verdict) for rule in self._of_bucket(bucket)])
+
     def any_protected(self, bucket: str) -> bool:
         """Some key of the bucket may be sealed."""
         return any(r.state != "plain" for r in self._of_bucket(bucket))
+
+
+def as_shown(
+    rule: BucketConfig, bucket: str, verdict: Callable[[Resource], Verdict]
+) -> BucketConfig:
+    """The rule as a reader has it: who is shown ciphertext reads the place as if it were plain."""
+    if rule.ring is None or verdict(resource_of(rule, bucket)) is not Verdict.CIPHERTEXT:
+        return rule
+    return rule.model_copy(update={"state": "plain"})
 
 
 def _matches(pattern: str, bucket: str) -> bool:

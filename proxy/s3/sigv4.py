@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
+from proxy.policy.model import MAX_PURPOSE
 from proxy.s3.message import Headers, Query, Request, encode_path, encode_query
 from proxy.s3.s3error import S3Error
 
@@ -72,7 +73,8 @@ def stated_purpose(request: Request, auth: Authenticated) -> str:
     the signature would not cover it (version 2)."""
     if not auth.scope:
         return ""
-    return request.get(PURPOSE) or request.param(PURPOSE) or ""
+    stated = request.get(PURPOSE) or request.param(PURPOSE) or ""
+    return stated if len(stated) <= MAX_PURPOSE else ""
 
 
 def is_signed(request: Request) -> bool:

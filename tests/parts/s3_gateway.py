@@ -22,7 +22,8 @@ from proxy.config.model import (
 )
 from proxy.errors import AccessDenied, KeyUnavailable
 from proxy.keys.handles import RingKeys, RingVersionKey
-from proxy.policy.model import Action, Principal, Resource
+from proxy.policy.decide import Policy
+from proxy.policy.model import Action, Mask, Principal, Resource, Verdict
 from proxy.s3.gateway import S3Gateway
 
 BUCKETS = (
@@ -38,7 +39,10 @@ BUCKETS = (
 
 
 class Keys:
-    """Stands in for KeyService: one ring in memory, one that is away, one that is denied."""
+    """Stands in for KeyService: one ring in memory, one that is away, one that is denied.
+    `policy` has a say in what readers are shown."""
+
+    policy = Policy(())
 
     def __init__(self) -> None:
         native.arena_init(4096, True)
@@ -53,7 +57,7 @@ class Keys:
         self.ring = RingKeys("main", len(old) + 1, (fresh, *old))
 
     def ring_keys_now(self, who: Principal, what: Resource, action: Action) -> RingKeys | None:
-        if what.ring == "denied":
+        if what.ring == "denied" or not self.policy.decide(who, what, action).allowed:
             raise AccessDenied("policy")
         if what.ring == "keyless":
             raise KeyUnavailable("token away")
@@ -64,6 +68,14 @@ class Keys:
 
     async def refresh(self, ring: str) -> RingKeys:
         return self.ring
+
+    @property
+    def shows(self) -> bool:
+        return self.policy.shows
+
+    def verdict(self, who: Principal, what: Resource) -> tuple[Verdict, Mask | None]:
+        decision = self.policy.decide(who, what, Action.OPEN)
+        return decision.verdict, decision.mask
 
     def note_bytes(self, keys: RingKeys, n: int) -> None:
         """Limits are the real service's."""

@@ -133,3 +133,24 @@ def test_what_goes_to_the_server_is_what_both_know(parameters, options, minor, u
     assert (told is None) == (minor <= 2 and not any(k.startswith("_pq_.") for k in asked))
     if told is None and user in (None, "app"):
         assert sent.packet == packet, "untouched where nothing has to change"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "purpose"),
+    [
+        ({}, ""),
+        ({"sealgate.purpose": "case 1"}, "case 1"),
+        ({"Sealgate.Purpose": "x"}, "x"),
+        ({"options": "-c sealgate.purpose=case\\ 1 -c geqo=off"}, "case 1"),
+        ({"options": "-csealgate.purpose=a"}, "a"),
+        ({"options": "  --sealgate.purpose=a=b\t"}, "a=b"),
+        ({"options": "-c sealgate.purpose=a -c sealgate.purpose=b"}, "b"),
+        ({"options": "-c sealgate.purpose=a", "sealgate.purpose": "b"}, "b"),
+        ({"options": "-c"}, ""),
+        ({"options": "-c sealgate.purposes=a"}, ""),
+    ],
+)
+def test_the_purpose_is_a_setting_given_at_connect(
+    parameters: dict[str, str], purpose: str
+) -> None:
+    assert StartupMessage(b"", {"user": "u", **parameters}).purpose == purpose

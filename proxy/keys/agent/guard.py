@@ -6,6 +6,8 @@ was taken over gets only what some principal may have, and each such lie is in t
 policy itself is `proxy.policy.decide`; this is the one place where the agent asks it.
 """
 
+from datetime import UTC, datetime
+
 from proxy.config.load import rings_of
 from proxy.config.model import Config
 from proxy.errors import AccessDenied
@@ -14,7 +16,7 @@ from proxy.policy.decide import Decision, Policy
 
 
 class Guard:
-    """Immutable: a changed configuration is a new guard."""
+    """A changed configuration is a new guard; an edge of a condition of time a new policy in it."""
 
     def __init__(self, config: Config) -> None:
         self._policy = Policy(config.policy)
@@ -38,6 +40,8 @@ class Guard:
             raise AccessDenied(
                 f"{asking.resource.kind}:{asking.resource.name} is not under ring {ring}"
             )
+        if self._policy.stale(now := datetime.now(UTC)):
+            self._policy = self._policy.renewed(now)
         decision = self._policy.decide(asking.principal, asking.resource, asking.action)
         if not decision.allowed:
             raise AccessDenied(

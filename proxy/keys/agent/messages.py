@@ -19,7 +19,7 @@ from proxy.keys.providers.base import (
     Overloaded,
 )
 from proxy.keys.record import Purpose, Subject
-from proxy.policy.model import Action, Principal, Resource
+from proxy.policy.model import Action, Circumstances, Principal, Resource
 
 MAX_ITEMS = 64  # of one OPEN; as many as a message has room for keys
 MAX_TEXT = 4096
@@ -117,8 +117,10 @@ def open_request(items: list[OpenItem]) -> bytes:
             out.append(b"\0")
             continue
         who, what = item.asking.principal, item.asking.resource
-        words = (who.kind, who.name, what.kind, what.name, what.ring, item.asking.action.value)
-        out += [b"\1", *map(_text, words)]
+        known = who.circumstances
+        out += [b"\1", *map(_text, (who.kind, who.name))]
+        out += map(_text, (known.client, known.identity, known.purpose))
+        out += map(_text, (what.kind, what.name, what.ring, item.asking.action.value))
     return b"".join(out)
 
 
@@ -136,14 +138,14 @@ def _open_item(reader: "_Reader") -> OpenItem:
     ring, record = reader.text(), reader.bytes()
     if not reader.flag():
         return OpenItem(ring, record, None)
-    kind, name, what, which, its_ring, action = (reader.text() for _ in range(6))
+    kind, name, client, identity, purpose = (reader.text() for _ in range(5))
+    what, which, its_ring, action = (reader.text() for _ in range(4))
     try:
         asked = Action(action)
     except ValueError:
         raise MessageError("no such action") from None
-    return OpenItem(
-        ring, record, Asking(Principal(kind, name), Resource(what, which, its_ring), asked)
-    )
+    who = Principal(kind, name, Circumstances(client, identity, purpose))
+    return OpenItem(ring, record, Asking(who, Resource(what, which, its_ring), asked))
 
 
 def open_reply(outcomes: list[Outcome]) -> bytes:

@@ -4,9 +4,11 @@ What is not in the table is forwarded, unless the router says why it must not be
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from proxy.config.model import BucketConfig
-from proxy.policy.model import Principal
+from proxy.policy.model import Principal, Resource, Verdict
+from proxy.s3.buckets import as_shown
 from proxy.s3.call import Call, ResponseWriter, Services
 from proxy.s3.message import Request
 from proxy.s3.operations.attributes import get_object_attributes
@@ -50,6 +52,12 @@ _BUCKET: dict[str, Operation] = {
     "ListBucket": list_bucket,
     "DeleteObjects": delete_objects,
 }
+# What a reader who is shown ciphertext gets as it is stored (`list_bucket` decides for itself).
+_SHOWN = frozenset({"GetObject", "HeadObject"})
+
+
+def _verdict(services: Services, principal: Principal, resource: Resource) -> Verdict:
+    return services.keys.verdict(principal, resource)[0]
 
 
 def check_anonymous(call: Call) -> None:
@@ -90,6 +98,8 @@ def prepare(
             run = _BUCKET.get(found.operation, forward)
     else:
         rule = buckets.for_key(target.bucket, target.key)
+        if services.keys.shows and found.operation in _SHOWN:
+            rule = as_shown(rule, target.bucket, partial(_verdict, services, principal))
         if rule.state != "plain":
             if target.key.startswith(PREFIX):
                 raise S3Error("InvalidArgument", f"The prefix {PREFIX} is reserved.")

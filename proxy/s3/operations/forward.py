@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import structlog
 
 from proxy.s3 import listing, xml
+from proxy.s3.buckets import Buckets
 from proxy.s3.call import Call, PlainBody, relayed
 from proxy.s3.message import Headers
 from proxy.s3.origin import EarlyAnswer
@@ -63,9 +64,19 @@ async def list_bucket(call: Call) -> None:
     root = xml.parse(document) if document.lstrip()[:1] == b"<" else None
     if root is not None and listing.is_listing(root):
         await _without_stash(call, root)
-        listing.edit_listing(root, call.target.bucket, call.services.buckets)
+        listing.edit_listing(root, call.target.bucket, _buckets_as_shown(call))
         document = xml.serialise(root)
     call.reply(200, _without_length(response.headers), document)
+
+
+def _buckets_as_shown(call: Call) -> Buckets:
+    """Who is shown ciphertext is told the sizes of what is stored."""
+    services = call.services
+    if not services.keys.shows:
+        return services.buckets
+    return services.buckets.shown(
+        call.target.bucket, lambda resource: services.keys.verdict(call.principal, resource)[0]
+    )
 
 
 async def _without_stash(call: Call, root: ElementTree.Element) -> None:
