@@ -66,6 +66,8 @@ def run(stand: Stand, rounds: int = 3, rows: int = 1_000_000) -> tuple[str, dict
                         cpu[way].append((cpu_seconds(pids) - before) / rows * 1e6)
                 if label == "sealgate" and source.read_bytes() != sink.read_bytes():
                     raise RuntimeError("COPY OUT did not give back what COPY IN took")
+                if label == "sealgate":
+                    rates.setdefault("in floor", []).append(rows / _floor(stand, folder))
                 with psycopg.connect(stand.dsn(port), autocommit=True) as c:
                     c.execute(f"TRUNCATE {name}")
         rates["in pgcrypto"] = [_pgcrypto(stand, folder) for _ in range(rounds)]
@@ -80,11 +82,28 @@ def run(stand: Stand, rounds: int = 3, rows: int = 1_000_000) -> tuple[str, dict
             f"{statistics.median(ratio):.2f} [{min(ratio):.2f}-{max(ratio):.2f}] of direct, "
             f"{found[f'cpu {way}']:.2f} CPU s per million rows"
         )
+    floor = [f / d for f, d in zip(rates["in floor"], rates["in direct"], strict=True)]
+    lines.append(
+        f"COPY IN of the same sealed bytes, without the proxy: {statistics.median(floor):.2f} "
+        f"[{min(floor):.2f}-{max(floor):.2f}] of direct: what the server alone leaves"
+    )
     lines.append(
         f"pgcrypto  {found['in pgcrypto']:10.0f} rows/s: Sealgate is "
         f"{found['in sealgate'] / found['in pgcrypto']:.0f} times faster"
     )
     return "\n".join(lines), found
+
+
+def _floor(stand: Stand, folder: Path) -> float:
+    """Seconds of a direct COPY into a table alike of the sealed bytes that copy_sealed holds now."""
+    sealed = folder / "sealed.txt"
+    _psql(stand, stand.pg_port, f"\\copy copy_sealed ({COLUMNS}) to {sealed}")
+    with psycopg.connect(stand.dsn(stand.pg_port), autocommit=True) as c:
+        c.execute("DROP TABLE IF EXISTS copy_floor")
+        c.execute("CREATE TABLE copy_floor (LIKE copy_sealed)")
+    took = _psql(stand, stand.pg_port, f"\\copy copy_floor ({COLUMNS}) from {sealed}")
+    sealed.unlink()
+    return took
 
 
 def _pgcrypto(stand: Stand, folder: Path) -> float:
