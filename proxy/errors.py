@@ -21,6 +21,10 @@ class KeyUnavailable(SealgateError):
     """A key is needed and cannot be had now: token away, breaker open, ring disabled, store down."""
 
 
+class AuditUnavailable(KeyUnavailable):
+    """No audit line can be written, and the setting says that then nothing is done."""
+
+
 class KeyDestroyed(KeyUnavailable):
     """The ring version was destroyed; nothing will ever open what it sealed."""
 

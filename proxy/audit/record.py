@@ -1,13 +1,23 @@
 """What is written down about a decision on a key? Names, ids and results; never a value or a key.
 
-Leaf module. Fields are strings or numbers that an operator may see (docs/reference/keys.md,
-"Audit lines"); the order is fixed, so that a line can later be chained and verified as bytes.
+Fields are strings or numbers that an operator may see; `events.py` is the table of all of them.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from proxy.audit.events import Field
 
 Result = Literal["allowed", "denied", "unavailable", "tampered"]
+
+
+class Line(Protocol):
+    """What a sink takes: an event of the table, and its fields."""
+
+    @property
+    def event(self) -> str: ...
+    def fields(self) -> dict[str, Field]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +35,7 @@ class KeyDecision:
     detail: str = ""
     count: int = 1
 
-    def fields(self) -> dict[str, str | int | None]:
+    def fields(self) -> dict[str, Field]:
         return {
             "principal": self.principal,
             "resource": self.resource,
@@ -47,5 +57,16 @@ class OperatorAct:
     version: int
     detail: str = ""
 
-    def fields(self) -> dict[str, str | int | None]:
+    def fields(self) -> dict[str, Field]:
         return {"ring": self.ring, "version": self.version, "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Any other event of the table."""
+
+    event: str
+    details: Mapping[str, Field] = field(default_factory=dict)
+
+    def fields(self) -> dict[str, Field]:
+        return dict(self.details)

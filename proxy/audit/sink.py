@@ -1,15 +1,18 @@
-"""Where do audit lines go? For now into the structured log, under the logger name `audit`."""
+"""Where do audit lines go? Into the chain (`log.py`), or, where none is set up, into the log."""
 
 from typing import Protocol
 
 import structlog
 
-from proxy.audit.record import KeyDecision, OperatorAct
+from proxy.audit.record import Line
 
 
 class Sink(Protocol):
-    def write(self, line: KeyDecision | OperatorAct) -> None:
-        """Takes one line; must not block the event loop."""
+    def write(self, line: Line) -> None:
+        """Takes one line. Raises AuditUnavailable if it has to be written and cannot be."""
+
+    def require(self) -> None:
+        """AuditUnavailable while nothing can be written and the setting says `refuse`."""
 
 
 class LogSink:
@@ -18,15 +21,21 @@ class LogSink:
     def __init__(self) -> None:
         self._log = structlog.get_logger("audit")
 
-    def write(self, line: KeyDecision | OperatorAct) -> None:
+    def write(self, line: Line) -> None:
         self._log.info(line.event, audit=True, **line.fields())
+
+    def require(self) -> None:
+        """The log takes everything."""
 
 
 class MemorySink:
-    """Keeps lines in a list; for tests and for `--json` output of one command."""
+    """Keeps lines in a list; for tests."""
 
     def __init__(self) -> None:
-        self.lines: list[KeyDecision | OperatorAct] = []
+        self.lines: list[Line] = []
 
-    def write(self, line: KeyDecision | OperatorAct) -> None:
+    def write(self, line: Line) -> None:
         self.lines.append(line)
+
+    def require(self) -> None:
+        """Memory takes everything."""

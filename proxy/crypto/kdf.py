@@ -18,6 +18,9 @@ LABELS = {
     "ring-id": b"ring-id",  # ring key -> the 16 public bytes that name its version
     "ring-key": b"ring-key",  # random of this machine + random of the token -> new ring key
     "object-wrap": b"object-wrap",  # ring key -> key that wraps one object's key
+    "audit-master": b"audit-master",  # ring key -> what an auditor verifies with
+    "audit-writer": b"audit-writer",  # audit master -> the key of a writer's first line
+    "audit-next": b"audit-next",  # key of a line -> key of the next line
 }
 
 PURPOSES = frozenset({"seal", "equality", "transform", "range", "order", "match"})
@@ -59,3 +62,18 @@ def object_wrap_key(ring: KeyHandle, salt: bytes) -> KeyHandle:
     if len(salt) != 16:
         raise ValueError("the salt has 16 bytes")
     return native.hkdf_sha256(ring, SALT, prefixed(LABELS["object-wrap"], salt))
+
+
+def audit_master(ring: KeyHandle) -> KeyHandle:
+    """What verifies every chain that starts from this ring version, and nothing else of it."""
+    return native.hkdf_sha256(ring, SALT, prefixed(LABELS["audit-master"]))
+
+
+def audit_writer_key(master: KeyHandle, writer: bytes) -> KeyHandle:
+    """The key of the first line of a writer (16 random bytes)."""
+    return native.hkdf_sha256(master, SALT, prefixed(LABELS["audit-writer"], writer))
+
+
+def audit_next_key(key: KeyHandle) -> KeyHandle:
+    """The key of the line after; from it, the one before is not to be had."""
+    return native.hkdf_sha256(key, SALT, prefixed(LABELS["audit-next"]))
