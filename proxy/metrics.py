@@ -70,3 +70,13 @@ hsm_failovers_total = Counter(
 hsm_up = Gauge("sealgate_hsm_up", "1 while the root answers", multiprocess_mode="livemin")
 keys_wiped_total = Counter("sealgate_keys_wiped_total", "Keys overwritten when they left the cache")
 key_denials_total = Counter("sealgate_key_denials_total", "Refused by policy")
+
+audit_lines_total = Counter("sealgate_audit_lines_total", "Audit lines written", ["event"])
+audit_lost_total = Counter("sealgate_audit_lost_total", "Audit lines that could not be written")
+audit_up = Gauge(
+    "sealgate_audit_up", "1 while audit lines can be written", multiprocess_mode="livemin"
+)
+audit_sink_lag_bytes = Gauge(
+    "sealgate_audit_sink_lag_bytes", "Audit bytes that a sink has not taken yet", ["sink"],
+    multiprocess_mode="livemax",
+)  # fmt: skip
