@@ -120,6 +120,7 @@ class AuditLog:
         }
         self._sign = sign
         self._offset = self._wall() - self._boot()
+        metrics.audit_up.set(1)
         self._emit(
             "process.start",
             {
@@ -257,11 +258,11 @@ class AuditLog:
         try:
             fields = {"file": str(fresh), "previous": previous, **self._origin}
             self._put(self._now(), "file.open", checked("file.open", fields))
-            self._files.sync()
         except OSError:
             self._files.undo()
             raise
-        self._files.keep()
+        self._files.keep()  # before the sync: the chain has gone on to this file
+        self._files.sync()
 
     def _put(self, when: str, event: str, fields: Mapping[str, Field]) -> None:
         chain = self._chain

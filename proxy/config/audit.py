@@ -2,14 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from proxy.config.base import SecretRef, Section
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AuditSyslog(_Model):
+class AuditSyslog(Section):
     """Lines also go to a syslog server, as RFC 5424. Exactly one of `unix` and `host`."""
 
     unix: str | None = None  # path of a datagram socket, e.g. /dev/log
@@ -26,15 +24,15 @@ class AuditSyslog(_Model):
         return self
 
 
-class AuditPostgres(_Model):
+class AuditPostgres(Section):
     """Lines also go to a table; the user needs nothing but INSERT on it."""
 
-    dsn_env: str  # environment variable with the connection string
+    dsn: SecretRef  # the connection string
     table: str = Field("sealgate_audit", pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$")
     batch_lines: int = Field(500, ge=1, le=10_000)
 
 
-class AuditConfig(_Model):
+class AuditConfig(Section):
     """The audit log: a keyed chain of lines in files, which are the truth; other places lag."""
 
     path: str  # a directory of its own

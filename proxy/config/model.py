@@ -336,5 +336,6 @@ class Config(Section):
     policy: PolicyConfig = PolicyConfig()
     admin: AdminConfig = AdminConfig()
     log: LogConfig = LogConfig()
+    audit: AuditConfig | None = None  # none: lines go to the log only, and prove nothing
     workers: int = Field(0, ge=0, le=64)  # 0: one per core
     drain_seconds: float = Field(30.0, ge=0)
