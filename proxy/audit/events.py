@@ -50,6 +50,10 @@ EVENTS: Mapping[str, EventType] = {
     "key.fetch": EventType("The cache did not have the keys", _KEY, _SOON),
     "key.uses": EventType("Answers from the cache, once a minute and user", _KEY, _SOON),
     "key.deny": EventType("Policy said no; no key was fetched", _KEY, _SYNCED, counted=True),
+    "agent.open": EventType("The key agent opened a ring version", _KEY, _SOON),
+    "agent.deny": EventType(
+        "A worker asked the agent for what nobody may have", _KEY, _SYNCED, counted=True
+    ),
     # the two planes
     "auth.fail": EventType(
         "A client did not prove who it is", ("plane", "principal", "detail", "count"), _SYNCED,
@@ -70,6 +74,9 @@ EVENTS: Mapping[str, EventType] = {
     "ring.create": EventType("A ring was made", _RING, _SYNCED),
     "ring.rotate": EventType("A ring has a new active version", _RING, _SYNCED),
     "ring.state": EventType("A version changed its state (`detail`)", _RING, _SYNCED),
+    "ceremony.request": EventType("A target asked for a key", _RING, _SYNCED),
+    "ceremony.export": EventType("A key was wrapped for a target", _RING, _SYNCED),
+    "ceremony.import": EventType("A key was taken over", _RING, _SYNCED),
     "config.change": EventType(
         "Another configuration or policy is in force, or was refused",
         ("config", "policy", "result", "detail"), _SYNCED,

@@ -62,12 +62,15 @@ class AuditLog:
         self,
         config: AuditConfig,
         role: str,
+        config_digest: str = "",
         *,
         wall: Callable[[], float] = time.time,
         boot: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
     ) -> None:
         self._config = config
         self._role = role
+        self._digest = config_digest
+        self.starting: asyncio.Task[None] | None = None  # waits for the key
         self._wall = wall
         self._boot = boot
         self._chain: Chain | None = None
@@ -100,12 +103,14 @@ class AuditLog:
         self._emit(line.event, fields)
 
     def require(self) -> None:
+        if self._chain is None and self._config.on_failure == "refuse":
+            raise AuditUnavailable("the audit log has not started")
         if self._down and not self._recovered() and self._config.on_failure == "refuse":
             raise AuditUnavailable("the audit log cannot be written")
 
     # -- life ----------------------------------------------------------------------------------
 
-    def start(self, source: WriterKey, ring: str, config_digest: str, sign: Sign | None) -> None:
+    def start(self, source: WriterKey, ring: str, sign: Sign | None) -> None:
         """The chain begins, with what has waited. Raises AuditUnavailable if no file can be
         written and the setting says `refuse`."""
         self._chain = Chain(source.key, source.writer)
@@ -127,7 +132,7 @@ class AuditLog:
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
                 "release": __version__,
-                "config": config_digest,
+                "config": self._digest,
                 "heads": as_field(self._witness.first()),
             },
         )
@@ -141,11 +146,11 @@ class AuditLog:
 
     async def stop(self, reason: str) -> None:
         """The last line is on the disk, and the key is gone. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in filter(None, (self.starting, self._task)):
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+                await task
+        self.starting = self._task = None
         if self._chain is None:
             return
         with contextlib.suppress(AuditUnavailable):
@@ -157,6 +162,11 @@ class AuditLog:
         if self._sync is not None:
             self._sync.cancel()
         self._files.close()
+
+    @property
+    def ring(self) -> str:
+        """The ring that chains start from."""
+        return self._config.ring
 
     def health(self) -> dict[str, object]:
         return {"up": not self._down, "lost": self._lost, "lines": self._chain and self._chain.n}
@@ -309,7 +319,9 @@ class AuditLog:
     def _fail(self, error: OSError) -> None:
         if not self._down:
             log.critical(
-                "audit log cannot be written", error=error.strerror, on_failure=self._config.on_failure
+                "audit log cannot be written",
+                error=error.strerror,
+                on_failure=self._config.on_failure,
             )
         self._down = True
         self._retry_at = self._boot() + _RETRY_SECONDS

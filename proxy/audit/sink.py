@@ -14,6 +14,9 @@ class Sink(Protocol):
     def require(self) -> None:
         """AuditUnavailable while nothing can be written and the setting says `refuse`."""
 
+    async def stop(self, reason: str) -> None:
+        """Nothing comes any more. Idempotent."""
+
 
 class LogSink:
     """Every line as one event of the structured log, with `audit=true` to tell it apart."""
@@ -27,6 +30,9 @@ class LogSink:
     def require(self) -> None:
         """The log takes everything."""
 
+    async def stop(self, reason: str) -> None:
+        """The log goes on."""
+
 
 class MemorySink:
     """Keeps lines in a list; for tests."""
@@ -39,3 +45,6 @@ class MemorySink:
 
     def require(self) -> None:
         """Memory takes everything."""
+
+    async def stop(self, reason: str) -> None:
+        """What was kept stays."""

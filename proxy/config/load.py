@@ -7,6 +7,7 @@ underscore between levels.
 """
 
 import difflib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -192,6 +193,17 @@ def _login(postgres: PostgresConfig) -> list[tuple[Path_, str]]:
     if (upstream.cert_file is None) != (upstream.key_file is None):
         found.append((("postgres", "upstream_tls"), "write both cert_file and key_file, or none"))
     return found
+
+
+def digest(config: Config) -> str:
+    """SHA-256 of a configuration, for the audit log; it holds no secret."""
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+
+
+def policy_digest(config: Config) -> str:
+    """SHA-256 of the policy alone."""
+    rules = [rule.model_dump(mode="json") for rule in config.policy]
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 def needs_ring(bucket: BucketConfig) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from proxy.config.agent import AgentConfig
+from proxy.config.audit import AuditConfig
 from proxy.config.base import SecretRef as SecretRef
 from proxy.config.base import Section
 from proxy.config.hsm import Pkcs11Cluster, Pkcs11Provider

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from proxy import native
+from proxy.audit.log import AuditLog
 from proxy.audit.record import OperatorAct
 from proxy.audit.sink import LogSink, Sink
 from proxy.config import secrets
@@ -23,8 +24,8 @@ from proxy.config.model import KeysConfig, SoftwareProvider
 from proxy.config.policy import PolicyConfig, PolicyRule
 from proxy.crypto import kdf
 from proxy.errors import ConfigError, IntegrityError
+from proxy.keys import auditing, rootfile
 from proxy.keys import ring as rings
-from proxy.keys import rootfile
 from proxy.keys.agent.client import AgentProvider, listens
 from proxy.keys.providers.base import Provider
 from proxy.keys.providers.pkcs11 import Pkcs11Provider
@@ -50,20 +51,26 @@ async def open_keys(
     *,
     prewarm: Sequence[str] = (),
     agent: str | None = None,
+    audit: AuditLog | None = None,
 ) -> KeyService:
     """A started service. Raises CredentialRefused, CapabilityMissing or ConfigError for what an
     operator must mend. `prewarm`: rings to open before readiness. `agent`: the socket of the key
-    agent that has the root; None: as `reach_root`."""
+    agent that has the root; None: as `reach_root`. `audit` is started with it and ends with it."""
     prepare_memory(config)
+    provider = agent_of(config, agent) if agent else reach_root(config)
     service = KeyService(
-        agent_of(config, agent) if agent else reach_root(config),
+        provider,
         store_of(config),
         Policy(policy),
         config.cache,
         prewarm=prewarm,
         wait_seconds=config.agent.wait_seconds,
+        audit=audit,
     )
     try:
+        if audit is not None:
+            audit.on_down = service.forget
+            await auditing.begin(audit, provider, store_of(config))
         await service.start()
     except BaseException:
         await service.close()

@@ -136,5 +136,10 @@ def ring_context(ring: str) -> bytes:
     return context_hash("sealgate/v1", "ring", ring)
 
 
+def audit_context(writer: bytes, n: int, mac: str) -> bytes:
+    """The context of the root's signature over a line of the audit log."""
+    return context_hash("sealgate/v1", "audit-signed", writer.hex(), str(n), mac)
+
+
 def _prefixed(field: bytes) -> bytes:
     return bytes([len(field)]) + field

@@ -21,12 +21,18 @@ from typing import Literal, TypeVar
 import structlog
 
 from proxy import metrics
-from proxy.audit.record import KeyDecision, Result
+from proxy.audit.record import KeyDecision, Line, Result
 from proxy.audit.sink import LogSink, Sink
 from proxy.config.model import CacheLimits
 from proxy.config.policy import PolicyConfig, PolicyRule
 from proxy.crypto import kdf
-from proxy.errors import AccessDenied, IntegrityError, KeyDestroyed, KeyUnavailable
+from proxy.errors import (
+    AccessDenied,
+    AuditUnavailable,
+    IntegrityError,
+    KeyDestroyed,
+    KeyUnavailable,
+)
 from proxy.keys.breaker import Breaker
 from proxy.keys.cache import KeyCache, boottime
 from proxy.keys.handles import RingKeys, RingVersionKey
@@ -199,8 +205,17 @@ class KeyService:
                 await task
         self._cache.clear()
         self._summarise()
+        await self._audit.stop("closed")
         await self._provider.close()
         await self._store.close()
+
+    def forget(self) -> None:
+        """No key is in memory: the next use of any asks for it anew."""
+        self._cache.clear()
+
+    def report(self, line: Line) -> None:
+        """One line for the audit log. Raises AuditUnavailable."""
+        self._audit.write(line)
 
     def health(self) -> dict[str, object]:
         """For the health address; no secret, no call."""
@@ -269,7 +284,8 @@ class KeyService:
         used, self._used = self._used, Counter()
         for (principal, resource, action), count in used.items():
             decision = self._policy.decide(principal, resource, action)
-            self._note("key.uses", principal, resource, action, "allowed", decision, "", count)
+            with contextlib.suppress(AuditUnavailable):  # the log counts what it loses
+                self._note("key.uses", principal, resource, action, "allowed", decision, "", count)
 
     # -- fetching ------------------------------------------------------------------------------
 
@@ -316,6 +332,7 @@ class KeyService:
             raise KeyUnavailable("the key service is closed") from None
 
     async def _fetch(self, ring: str, asking: Asking | None) -> RingKeys:
+        self._audit.require()  # nothing is fetched that could not be written down
         async with self._slots:
             fresh = await self._unwrapped(await self._read(ring), asking)
         if self._closed:

@@ -18,10 +18,12 @@ import structlog
 import uvloop
 
 from proxy import native
-from proxy.config.load import load_dump, rings_of
+from proxy.audit.log import AuditLog
+from proxy.audit.record import Happening
+from proxy.config.load import digest, load_dump, policy_digest, rings_of
 from proxy.config.model import Config
 from proxy.config.secrets import resolve
-from proxy.errors import SealgateError
+from proxy.errors import AuditUnavailable, SealgateError
 from proxy.keys.build import open_keys, prepare_memory
 from proxy.postgres.listener import PostgresListener
 from proxy.runtime import logs
@@ -57,8 +59,9 @@ class _Worker:
             loop.add_signal_handler(name, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         loop.add_reader(sys.stdin.fileno(), _gone, loop, self._stop)
+        audit = AuditLog(config.audit, "worker", digest(config)) if config.audit else None
         self._keys = await open_keys(
-            config.keys, config.policy, prewarm=rings_of(config), agent=self._agent
+            config.keys, config.policy, prewarm=rings_of(config), agent=self._agent, audit=audit
         )
         try:
             if config.postgres and pg_fds:
@@ -105,10 +108,17 @@ class _Worker:
         except SealgateError as error:
             self._problem = str(error)
             log.error("reload failed", reason=self._problem)
+            self._note_config(config, "refused")
         else:
             self._config = config
             self._keys.set_policy(config.policy)
+            self._note_config(config, "in force")
         self._tried = generation
+
+    def _note_config(self, config: Config, result: str) -> None:
+        fields = {"config": digest(config), "policy": policy_digest(config), "result": result}
+        with contextlib.suppress(AuditUnavailable):  # the keys are wiped; nothing to refuse here
+            self._keys.report(Happening("config.change", fields))
 
     def _say(self, **what: Any) -> None:
         _say(self._status_fd, what | {"tried": self._tried, "problem": self._problem})

@@ -87,6 +87,15 @@ class AgentProvider(Provider):
         self._batch.append((OpenItem(ring, record.encode(), asking), future))
         return await future
 
+    async def audit_key(self, record: Record, ring: str) -> tuple[bytes, KeyHandle]:
+        payload = messages.audit_key_request(ring, record.encode())
+        answer = await self._ask(Kind.AUDIT_KEY, payload, keys=1)
+        return answer.payload, answer.keys[0]
+
+    async def audit_sign(self, writer: bytes, n: int, mac: str) -> Record:
+        payload = messages.audit_sign_request(writer, n, bytes.fromhex(mac))
+        return parse((await self._ask(Kind.AUDIT_SIGN, payload, keys=0)).payload)
+
     async def random(self, n: int) -> bytes:
         return (await self._ask(Kind.RANDOM, messages.random_request(n), keys=0)).payload
 

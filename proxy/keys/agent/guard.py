@@ -21,6 +21,7 @@ class Guard:
     def __init__(self, config: Config) -> None:
         self._policy = Policy(config.policy)
         self._rings = frozenset(rings_of(config))
+        self._audit_ring = config.audit.ring if config.audit is not None else None
         postgres, s3 = config.postgres, config.s3
         columns = postgres.columns if postgres else ()
         self._columns = {
@@ -49,6 +50,11 @@ class Guard:
                 f"{asking.resource.kind}:{asking.resource.name}"
             )
         return decision
+
+    def check_audit(self, ring: str) -> None:
+        """Raises AccessDenied unless the audit log's chains begin with this ring."""
+        if ring != self._audit_ring:
+            raise AccessDenied(f"ring {ring} is not the audit log's")
 
     def _has(self, asking: Asking) -> bool:
         resource = asking.resource

@@ -38,6 +38,8 @@ class Kind(IntEnum):
     UNWRAP = 3
     RANDOM = 4
     HEALTH = 5
+    AUDIT_KEY = 8  # where a chain of the audit log begins
+    AUDIT_SIGN = 9
 
 
 REPLY = 0x80
@@ -231,6 +233,33 @@ def parse_random_request(payload: bytes) -> int:
     if not 1 <= n <= 1024:
         raise MessageError("1 to 1024 bytes")
     return n
+
+
+def audit_key_request(ring: str, record: bytes) -> bytes:
+    return _text(ring) + _lp(record)
+
+
+def parse_audit_key_request(payload: bytes) -> tuple[str, bytes]:
+    """(ring, record)."""
+    reader = _Reader(payload)
+    found = reader.text(), reader.bytes()
+    reader.end()
+    return found
+
+
+_SIGNED = struct.Struct(">16sQ32s")
+
+
+def audit_sign_request(writer: bytes, n: int, mac: bytes) -> bytes:
+    return _SIGNED.pack(writer, n, mac)
+
+
+def parse_audit_sign_request(payload: bytes) -> tuple[bytes, int, bytes]:
+    """(writer, n, MAC)."""
+    if len(payload) != _SIGNED.size:
+        raise MessageError("a question for a signature has one size")
+    writer, n, mac = _SIGNED.unpack(payload)
+    return writer, n, mac
 
 
 def health_reply(health: Health) -> bytes:

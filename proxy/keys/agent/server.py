@@ -129,6 +129,15 @@ class AgentServer:
         if kind is Kind.RANDOM:
             n = messages.parse_random_request(payload)
             return (), await self._timed(self._provider.random(n))
+        if kind is Kind.AUDIT_KEY:
+            ring, raw = messages.parse_audit_key_request(payload)
+            self.guard.check_audit(ring)
+            writer, key = await self._timed(self._provider.audit_key(_record(raw), ring))
+            return (key,), writer
+        if kind is Kind.AUDIT_SIGN:
+            writer, n, mac = messages.parse_audit_sign_request(payload)
+            signed = await self._timed(self._provider.audit_sign(writer, n, mac.hex()))
+            return (), signed.encode()
         if payload:
             raise MessageError("a question for health has no payload")
         return (), messages.health_reply(await self.health())

@@ -14,8 +14,10 @@ what the caller can do about them (facts: return codes → action):
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from proxy.errors import KeyUnavailable
-from proxy.keys.record import Record, Subject, ring_context
+from proxy import native
+from proxy.crypto import kdf
+from proxy.errors import IntegrityError, KeyUnavailable
+from proxy.keys.record import Record, Subject, audit_context, ring_context
 from proxy.native import KeyHandle
 from proxy.policy.model import Action, Principal, Resource
 
@@ -82,6 +84,32 @@ class Provider(ABC):
         policy about `asking` (None: the proxy itself, to have keys ready) and may raise
         AccessDenied."""
         return await self.unwrap(record, ring_context(ring))
+
+    async def audit_key(self, record: Record, ring: str) -> tuple[bytes, KeyHandle]:
+        """A new writer (16 random bytes) of the audit log, and the key of its first line; the
+        ring's own key and what is between are gone."""
+        ring_key = await self.unwrap(record, ring_context(ring))
+        try:
+            if kdf.ring_version_id(ring_key) != record.subject.key_id:
+                raise IntegrityError(f"a version of ring {ring} is another key")
+            master = kdf.audit_master(ring_key)
+        finally:
+            ring_key.wipe()
+        writer = native.random_bytes(16)
+        try:
+            return writer, kdf.audit_writer_key(master, writer)
+        finally:
+            master.wipe()
+
+    async def audit_sign(self, writer: bytes, n: int, mac: str) -> Record:
+        """The root's word on line `n` of a writer: AES-GCM over it as additional data (SP 800-38D;
+        what is wrapped beside it is a random key that nobody has). `unwrap` of it with
+        `record.audit_context` checks it."""
+        spare = native.key_random()
+        try:
+            return await self.wrap(spare, Subject(writer, 1), audit_context(writer, n, mac))
+        finally:
+            spare.wipe()
 
     def hung_since(self) -> float | None:
         """On the monotonic clock, since when calls that were given up and have not come back keep
