@@ -5,8 +5,9 @@ Never shows a key: names, ids, states and times only. `--json` prints one docume
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ import typer
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
+    from proxy.audit.sink import Sink
     from proxy.keys.ring import Ring, State
 
 T = TypeVar("T")
@@ -37,23 +39,25 @@ def init(
 
     What exists already is left as it is, so the command may be run again.
     """
+    from proxy.cli.acts import first_act
     from proxy.config.load import load, rings_of
     from proxy.keys import build
 
     loaded = load(config)
-    wanted = list(dict.fromkeys([*ring, *(rings_of(loaded) if configured else [])]))
+    own = [loaded.audit.ring] if loaded.audit is not None else []
+    wanted = list(dict.fromkeys([*own, *ring, *(rings_of(loaded) if configured else [])]))
 
-    async def work() -> tuple[build.RootInfo, list[tuple[str, bool]]]:
-        root = await build.init_root(loaded.keys)
+    async def work(audit: "Sink") -> tuple[build.RootInfo, list[tuple[str, bool]]]:
+        root = await build.init_root(loaded.keys, audit=audit)
         there = {known.name for known in await build.list_rings(loaded.keys)}
         made = []
         for name in wanted:
             if name not in there:
-                await build.create_ring(loaded.keys, name)
+                await build.create_ring(loaded.keys, name, audit=audit)
             made.append((name, name not in there))
         return root, made
 
-    root, made = _run(work())
+    root, made = _told(lambda: first_act(loaded, "keys init", ",".join(wanted), work))
     if as_json:
         _print(
             {
@@ -78,7 +82,7 @@ def create(
     """Make a ring with one active version."""
     from proxy.keys import build
 
-    _show(_run(build.create_ring(_keys(config), ring)), as_json)
+    _show(_act(config, "create", ring, partial(build.create_ring, name=ring)), as_json)
 
 
 @app.command("list")
@@ -119,7 +123,7 @@ def rotate(
     """Make a new active version; what older versions sealed still opens."""
     from proxy.keys import build
 
-    _show(_run(build.rotate_ring(_keys(config), ring)), as_json)
+    _show(_act(config, "rotate", ring, partial(build.rotate_ring, name=ring)), as_json)
 
 
 @app.command("disable")
@@ -167,7 +171,8 @@ def destroy(
 def _move(config: Path, ring: str, version: int, state: "State", as_json: bool) -> None:
     from proxy.keys import build
 
-    _show(_run(build.change_state(_keys(config), ring, version, state)), as_json)
+    work = partial(build.change_state, name=ring, number=version, state=state)
+    _show(_act(config, f"{state.value}", f"{ring} version {version}", work), as_json)
 
 
 def _keys(path: Path) -> Any:
@@ -176,13 +181,29 @@ def _keys(path: Path) -> Any:
     return load(path).keys
 
 
+def _act(path: Path, verb: str, target: str, work: Callable[..., Awaitable[T]]) -> T:
+    """`work(keys, audit=sink)` as an operator's act, which the audit log tells."""
+    from proxy.cli.acts import act
+    from proxy.config.load import load
+
+    loaded = load(path)
+    return _told(
+        lambda: act(loaded, f"keys {verb}", target, lambda sink: work(loaded.keys, audit=sink))
+    )
+
+
 def _run(work: Coroutine[Any, Any, T]) -> T:
+    """The result of what changes nothing."""
+    return _told(lambda: asyncio.run(work))
+
+
+def _told(work: Callable[[], T]) -> T:
     """The result; what the operator must write differently becomes a ConfigError."""
     from proxy.keys.ring import RingError
 
     _quiet_stdout()
     try:
-        return asyncio.run(work)
+        return work()
     except RingError as error:
         raise ConfigError(str(error)) from None
 

@@ -26,7 +26,8 @@ async def begin(audit: AuditLog, provider: Provider, store: RingStore) -> None:
     """The log has its key and runs; or, while the token or store is merely away, will when it is
     back. Raises CredentialRefused, CapabilityMissing, or ConfigError if the ring is not there."""
     try:
-        await _begin(audit, provider, store)
+        await start(audit, provider, store)
+        audit.run()
     except (CredentialRefused, CapabilityMissing):
         raise
     except KeyUnavailable as error:
@@ -41,11 +42,13 @@ async def _later(audit: AuditLog, provider: Provider, store: RingStore) -> None:
     while True:
         await asyncio.sleep(_RETRY_SECONDS)
         with contextlib.suppress(KeyUnavailable):
-            await _begin(audit, provider, store)
+            await start(audit, provider, store)
+            audit.run()
             return
 
 
-async def _begin(audit: AuditLog, provider: Provider, store: RingStore) -> None:
+async def start(audit: AuditLog, provider: Provider, store: RingStore) -> None:
+    """The log has its key. Raises KeyUnavailable, ConfigError."""
     await provider.open()
     ring = await _ring(store, audit.ring)
     active = ring.active
@@ -56,7 +59,6 @@ async def _begin(audit: AuditLog, provider: Provider, store: RingStore) -> None:
     except AccessDenied as error:
         raise ConfigError(f"the key agent gives no key for the audit log: {error}") from None
     audit.start(WriterKey(writer, key, active.key_id), ring.name, signer(provider))
-    audit.run()
 
 
 async def _ring(store: RingStore, name: str) -> Ring:
