@@ -192,9 +192,7 @@ class Verifier:
                 self.report.add(Kind.SWAPPED, str(file.name), 0, f"holds {other}")
                 place = file.belongs
             if len(file.rows) > 1 and not any(row.genuine for row in file.rows):
-                known = self._ladders.get(file.name.writer) is not None
-                if known or self._masters:
-                    self._strange_file(file, known)
+                self._strange_file(file, self._ladders.get(file.name.writer) is not None)
                 writers.setdefault(file.name.writer, [])
                 continue
             writers.setdefault(place.writer, []).append(_File(place, file.rows, torn=file.torn))

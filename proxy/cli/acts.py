@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from proxy.audit.log import AuditLog
-from proxy.audit.record import Happening, Line
+from proxy.audit.record import Happening
 from proxy.audit.sink import LogSink, MemorySink, Sink
 from proxy.config.load import digest
 from proxy.config.model import Config
@@ -58,11 +58,15 @@ async def _acting(
 def first_act(config: Config, command: str, target: str, work: Callable[[Sink], Awaitable[T]]) -> T:
     """As `act`, for the command that makes the audit ring: what it does is written after it."""
     lines = MemorySink()
-    result = asyncio.run(work(lines))
+
+    async def first() -> T:
+        return await work(lines)
 
     async def written(sink: Sink) -> None:
-        _hand_on(lines.lines, sink)
+        for line in lines.lines:
+            sink.write(line)
 
+    result = asyncio.run(first())
     act(config, command, target, written)
     return result
 
@@ -76,8 +80,3 @@ def operator() -> str:
         name = str(uid)
     by = os.environ.get("SUDO_USER")
     return f"operator:{name} (sudo {by})" if by else f"operator:{name}"
-
-
-def _hand_on(lines: list[Line], sink: Sink) -> None:
-    for line in lines:
-        sink.write(line)

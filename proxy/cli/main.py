@@ -55,6 +55,9 @@ def _commands() -> None:
     from proxy.cli.keys import app as keys
 
     app.add_typer(keys, name="keys")
+    from proxy.cli.audit import app as audit
+
+    app.add_typer(audit, name="audit")
     from proxy.cli.hsm import app as hsm
 
     app.add_typer(hsm, name="hsm")

@@ -154,10 +154,9 @@ def test_a_copied_line_is_found_where_it_was_put(
 @pytest.mark.parametrize("which", range(9))
 def test_a_file_that_is_gone_is_missed(whole: Path, tmp_path: Path, which: int) -> None:
     copy = Copy(whole, str(tmp_path))
-    name = copy.names[which % len(copy.names)]
-    last_of_all = [n for n in copy.names if "03" * 16 in n]
-    if name in last_of_all:
-        pytest.skip("nobody came after the last writer; the auditor's own note is for that")
+    # nobody came after the last writer: the auditor's own note is for that
+    names = [n for n in copy.names if "03" * 16 not in n]
+    name = names[which % len(names)]
     (copy.path / name).unlink()
     found = copy.found().findings
     assert found
@@ -199,9 +198,7 @@ def test_a_forged_file_is_called_so(whole: Path, tmp_path: Path) -> None:
     copy = Copy(whole, str(tmp_path))
     name = next(n for n in copy.names if "02" * 16 in n)
     copy.put(name, [line.replace(b"ring.rotate", b"ring.create") for line in copy.lines(name)])
-    copy.put(
-        name, [line[:-10] + b"0123456" + line[-3:] for line in copy.lines(name)]
-    )
+    copy.put(name, [line[:-10] + b"0123456" + line[-3:] for line in copy.lines(name)])
     found = copy.found().findings
     assert (Kind.REPLACED, name) in {(f.kind, f.file) for f in found}
 
