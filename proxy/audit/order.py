@@ -20,8 +20,11 @@ class Row:
     previous: str = ""
 
 
-def check(rows: list[Row], indices: dict[str, int], report: Report) -> None:
-    """Adds what is wrong. `indices`: the number of each file among its writer's."""
+def check(
+    rows: list[Row], indices: dict[str, int], report: Report, before: Row | None = None
+) -> None:
+    """Adds what is wrong. `indices`: the number of each file among its writer's. `before`: a line
+    that comes before these, if the first of them is not the writer's first."""
     kept = _in_place(rows)
     placed = {rows[i].n for i in kept}
     moved = {}
@@ -34,7 +37,6 @@ def check(rows: list[Row], indices: dict[str, int], report: Report) -> None:
                 report.add(
                     Kind.REORDERED, row.file, row.line, f"line {row.n} of this writer stands here"
                 )
-    before: Row | None = None
     strange: list[Row] = []
     for i, row in enumerate(rows):
         if i in kept:

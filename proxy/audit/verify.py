@@ -29,6 +29,7 @@ class _File:
     name: FileName
     rows: list[Row] = field(default_factory=list)
     belongs: FileName | None = None  # what its first line says, if that is genuine
+    after: FileName | None = None  # and which was before it
     torn: bool = False
 
 
@@ -111,6 +112,7 @@ class Verifier:
             row = Row(str(name), number, entry.n, genuine, entry.mac, entry.previous)
             if genuine and number == 1 and entry.event == "file.open":
                 found.belongs = parse_name(str(entry.fields.get("file")))
+                found.after = parse_name(str(entry.fields.get("previous")))
             if genuine:
                 self._collect(row, entry)
             found.rows.append(row)
@@ -195,7 +197,8 @@ class Verifier:
                 self._strange_file(file, self._ladders.get(file.name.writer) is not None)
                 writers.setdefault(file.name.writer, [])
                 continue
-            writers.setdefault(place.writer, []).append(_File(place, file.rows, torn=file.torn))
+            file.name = place
+            writers.setdefault(place.writer, []).append(file)
         for own in writers.values():
             own.sort(key=lambda f: f.name.index)
         return writers
@@ -219,10 +222,12 @@ class Verifier:
             return {}
         rows = [row for file in files for row in file.rows]
         indices = {row.file: file.name.index for file in files for row in file.rows}
-        if self._since and rows and rows[0].genuine and files[0].name.index > 1:
-            start = rows[0]  # what was before was taken away by right
-            self._pretend(start, indices, rows)
-        check(rows, indices, self.report)
+        first, before = files[0], None
+        if first.belongs is not None and first.after is not None and first.after.day < self._since:
+            start = first.rows[0]  # what was before it was taken away by right
+            before = Row("", 0, start.n - 1, True, start.previous)
+            indices[""] = first.name.index - 1
+        check(rows, indices, self.report, before)
         for file in files[:-1]:
             if file.torn:
                 self.report.add(Kind.TRUNCATED, str(file.name), len(file.rows), "its end is torn")
@@ -236,11 +241,6 @@ class Verifier:
         elif self._last_event.get(writer) != "process.stop":
             self.report.notes.append(f"{last}: the end is not marked: running, or ended by force")
         return macs
-
-    def _pretend(self, start: Row, indices: dict[str, int], rows: list[Row]) -> None:
-        """Puts a line before the first one, so that only what follows is checked."""
-        indices[""] = indices[start.file] - 1
-        rows.insert(0, Row("", 0, start.n - 1, True, start.previous))
 
     # -- what others saw -----------------------------------------------------------------------
 
