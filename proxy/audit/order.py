@@ -18,6 +18,7 @@ class Row:
     genuine: bool
     mac: str = ""
     previous: str = ""
+    ends: bool = False  # the line with which a process says that it ends
 
 
 def check(
@@ -115,10 +116,9 @@ def _missing(
 
 
 def _tail(before: Row | None, strange: list[Row], report: Report) -> None:
-    expected = before.n if before else 0
+    """After the last line in place: what was there is not known, unless the writer had ended."""
     for row in strange:
-        known = row.n == expected + 1
-        expected += known
-        kind = Kind.ALTERED if known else Kind.INSERTED
-        what = "not what the writer wrote" if known else "no line of the writer"
-        report.add(kind, row.file, row.line, what)
+        if before is not None and before.ends:
+            report.add(Kind.INSERTED, row.file, row.line, "the writer had ended before")
+        else:
+            report.add(Kind.ALTERED, row.file, row.line, "not what the writer wrote")

@@ -109,7 +109,8 @@ class Verifier:
             if number == 1:
                 self._ladder_of(entry)
             genuine = self._genuine(entry, name.writer)
-            row = Row(str(name), number, entry.n, genuine, entry.mac, entry.previous)
+            ends = entry.event == "process.stop"
+            row = Row(str(name), number, entry.n, genuine, entry.mac, entry.previous, ends)
             if genuine and number == 1 and entry.event == "file.open":
                 found.belongs = parse_name(str(entry.fields.get("file")))
                 found.after = parse_name(str(entry.fields.get("previous")))
