@@ -202,8 +202,7 @@ def digest(config: Config) -> str:
 
 def policy_digest(config: Config) -> str:
     """SHA-256 of the policy alone."""
-    rules = [rule.model_dump(mode="json") for rule in config.policy]
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(config.policy.model_dump_json().encode()).hexdigest()
 
 
 def needs_ring(bucket: BucketConfig) -> bool:

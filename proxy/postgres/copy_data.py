@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from proxy.audit.process import note
 from proxy.crypto.tokens import TooManyTokens
 from proxy.metrics import pg_integrity_failures_total
 from proxy.native import (
@@ -71,6 +72,7 @@ class CopyData(CopyStream):
         column = self.outputs[index]
         if not self.lost and column is not None:
             self.lost = True
+            note("open.fail", plane="postgres", resource=f"column:{column.domain}")
             log.error("postgres.value_shown_as_null", column=column.domain)
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from proxy.audit.process import note
 from proxy.errors import SealgateError
 from proxy.metrics import pg_authentications_total
 from proxy.policy.model import Circumstances, Principal
@@ -157,6 +158,8 @@ class _Entrance:
             raise Refused(sqlstate.INVALID_AUTHORIZATION, str(error)) from None
         if not may_be(clients, identity, request.user):
             log.warning("postgres.certificate_mismatch", identity=identity, user=request.user)
+            who = f"postgres:{request.user}"
+            note("auth.fail", plane="postgres", principal=who, detail=f"certificate of {identity}")
             raise Refused(
                 sqlstate.INVALID_AUTHORIZATION,
                 f'certificate authentication failed for user "{request.user}"',
@@ -182,6 +185,7 @@ class _Entrance:
         except (LoginFailed, Malformed):
             pg_authentications_total.labels("failed").inc()
             log.warning("postgres.authentication_failed", user=request.user)
+            note("auth.fail", plane="postgres", principal=f"postgres:{request.user}")
             raise
         pg_authentications_total.labels("ok").inc()
         credentials = users.credentials(request.user)

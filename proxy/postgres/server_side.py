@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from proxy.audit.process import note
 from proxy.metrics import pg_integrity_failures_total
 from proxy.native import FastDescribe, KeyGone
 from proxy.postgres import auth, sqlstate
@@ -229,6 +230,7 @@ class ServerSide:
         if isinstance(rows, ResultRows | CopyData) and 0 <= rows.failed < len(rows.outputs):
             column = rows.outputs[rows.failed]
         pg_integrity_failures_total.inc()
+        note("open.fail", plane="postgres", resource=f"column:{column.domain if column else '?'}")
         log.error(
             "postgres.row_not_opened",
             column=column.domain if column else None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from proxy.audit.process import note
 from proxy.crypto.tokens import TooManyTokens
 from proxy.metrics import pg_integrity_failures_total
 from proxy.native import (
@@ -341,6 +342,7 @@ class ResultRows(RowPlan):
         column = self.outputs[index]
         if not self.lost and column is not None:
             self.lost = True
+            note("open.fail", plane="postgres", resource=f"column:{column.domain}")
             log.error("postgres.value_shown_as_null", column=column.domain)
 
 

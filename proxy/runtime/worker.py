@@ -18,6 +18,7 @@ import structlog
 import uvloop
 
 from proxy import native
+from proxy.audit import process
 from proxy.audit.log import AuditLog
 from proxy.audit.record import Happening
 from proxy.config.load import digest, load_dump, policy_digest, rings_of
@@ -60,6 +61,7 @@ class _Worker:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         loop.add_reader(sys.stdin.fileno(), _gone, loop, self._stop)
         audit = AuditLog(config.audit, "worker", digest(config)) if config.audit else None
+        process.use(audit)
         self._keys = await open_keys(
             config.keys, config.policy, prewarm=rings_of(config), agent=self._agent, audit=audit
         )

@@ -24,6 +24,7 @@ import structlog
 from prometheus_client import Counter
 
 from proxy import metrics, native
+from proxy.audit.process import note
 from proxy.config.model import S3Config, SecretRef
 from proxy.errors import AccessDenied, ConfigError, IntegrityError, KeyUnavailable, Unsupported
 from proxy.keys.service import KeyService
@@ -53,6 +54,9 @@ _BACKLOG = 1024
 _SMALL_BODY_BYTES = 64 * 1024
 _NOBODY = Authenticated("", UNSIGNED, b"", "", "", "")
 ANONYMOUS = Principal("s3", "anonymous")
+_NOT_PROVEN = frozenset(
+    {"SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "ExpiredToken"}
+)
 _REASONS = {s.value: s.phrase for s in HTTPStatus}
 
 
@@ -472,10 +476,18 @@ class S3Gateway:
         found = self._credentials.get(access_key)
         return found.secret if found else None
 
+    def _bucket(self, request: Request) -> str:
+        """For the audit log; never the object's name."""
+        bucket = bucket_of_host(request, self.config.host_suffix)
+        return f"bucket:{bucket or request.path.lstrip('/').partition('/')[0]}"
+
     def _failed(self, wire: ClientWire, request: Request, operation: str, error: Exception) -> None:
         answer, level = _answer_to(error)
         if answer.code == "XAmzSealgateIntegrity":
             metrics.s3_integrity_failures_total.inc()
+            note("open.fail", plane="s3", resource=self._bucket(request), detail=operation)
+        elif answer.code in _NOT_PROVEN:
+            note("auth.fail", plane="s3", detail=answer.code)
         if level is not None:
             getattr(log, level)(
                 "request failed",
