@@ -24,12 +24,13 @@ T = TypeVar("T")
 
 def act(config: Config, command: str, target: str, work: Callable[[Sink], Awaitable[T]]) -> T:
     """The result of `work`, which is given where to write what it does."""
-    return asyncio.run(_acting(config, command, target, work))
+    return asyncio.run(acting(config, command, target, work))
 
 
-async def _acting(
+async def acting(
     config: Config, command: str, target: str, work: Callable[[Sink], Awaitable[T]]
 ) -> T:
+    """As `act`, within a loop."""
     if config.audit is None:
         return await work(LogSink())
     prepare_memory(config.keys)

@@ -1,12 +1,13 @@
 """`sealgate hsm …`: is each token of the root well, and does it hold the right key?"""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from proxy.cli.keys import _keys, _run
+from proxy.cli.keys import _keys, _run, _told
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ def check(config: Path = _CONFIG, as_json: bool = _JSON) -> None:
 def init_wrapping(config: Path = _CONFIG) -> None:
     """Make the key that wraps data keys, in the one token of the configuration (kind: pkcs11)."""
 
-    async def work() -> bool:
+    from proxy.cli.acts import act
+    from proxy.config.load import load
+
+    async def work(_: object) -> bool:
         provider = _provider(config)
         try:
             await provider.create_wrapping_key()
@@ -67,7 +71,8 @@ def init_wrapping(config: Path = _CONFIG) -> None:
             await provider.close()
         return True
 
-    typer.echo("wrapping key: " + ("made" if _run(work()) else "was there"))
+    made = partial(act, load(config), "hsm init-wrapping", "", work)
+    typer.echo("wrapping key: " + ("made" if _told(made) else "was there"))
 
 
 def _provider(path: Path) -> "Pkcs11Provider":

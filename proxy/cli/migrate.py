@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -44,8 +45,15 @@ def migrate(
     """
     if abort and (finish or dry_run):
         raise typer.BadParameter("--abort goes with no other step")
+    from proxy.cli.acts import act
+    from proxy.config.load import load
+
+    work = partial(_work, column, config, to == "sealed", finish, abort, dry_run, throttle)
+    step = "--finish" if finish else "--abort" if abort else f"--to {to}"
     _show(
-        asyncio.run(_work(column, config, to == "sealed", finish, abort, dry_run, throttle)),
+        asyncio.run(work())
+        if dry_run
+        else act(load(config), f"migrate {step}", column, lambda _: work()),
         as_json,
     )
 

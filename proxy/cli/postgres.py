@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -58,7 +59,12 @@ def reseal(
             asyncio.run(_each(config, column, rate, lambda job: job.estimate())), as_json
         )
         return
-    _show(asyncio.run(_work(config, column, rate, True)), as_json)
+    from proxy.cli.acts import act
+    from proxy.config.load import load
+
+    target = ", ".join(column) or "all columns"
+    work = partial(_work, config, column, rate, True)
+    _show(act(load(config), "postgres reseal", target, lambda _: work()), as_json)
 
 
 async def _work(path: Path, wanted: list[str], rate: float, write: bool) -> "list[Progress]":

@@ -69,7 +69,8 @@ def migrate(
             engine, bucket, prefix, job.work, journal, name, parallel, rate, dry_run
         )
 
-    _report(_with_engine(config, work), as_json, "would be sealed" if dry_run else "moved")
+    moved = _with_engine(config, work, "" if dry_run else "s3 migrate", f"{where} {to}".strip())
+    _report(moved, as_json, "would be sealed" if dry_run else "moved")
 
 
 @app.command("verify")
@@ -122,7 +123,7 @@ def rotate(
         )
 
     _report(
-        _with_engine(config, work),
+        _with_engine(config, work, "" if dry_run else "s3 rotate", where),
         as_json,
         "would be wrapped again" if dry_run else "wrapped again",
     )
@@ -147,7 +148,7 @@ def gc(
             await collect.remove(engine, bucket, left)
         return [{"key": x.key, "upload": x.upload_id, "since": x.since.isoformat()} for x in found]
 
-    found = _with_engine(config, work)
+    found = _with_engine(config, work, "s3 gc --delete" if delete else "", where)
     if as_json:
         typer.echo(json.dumps({"deleted": delete, "found": found}, indent=1))
         return
@@ -207,7 +208,11 @@ def _place(where: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def _with_engine(config: Path, work: Callable[["Engine"], Awaitable[T]]) -> T:
+def _with_engine(
+    config: Path, work: Callable[["Engine"], Awaitable[T]], command: str = "", where: str = ""
+) -> T:
+    """What `work` makes of the configured places. `command`: it changes them, so audit tells."""
+    from proxy.cli.acts import act
     from proxy.config.load import load
     from proxy.config.secrets import resolve
     from proxy.keys.build import open_keys
@@ -230,7 +235,7 @@ def _with_engine(config: Path, work: Callable[["Engine"], Awaitable[T]]) -> T:
             await engine.close()
             await keys.close()
 
-    return asyncio.run(main())
+    return act(loaded, command, where, lambda _: main()) if command else asyncio.run(main())
 
 
 async def _every(

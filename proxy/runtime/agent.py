@@ -24,13 +24,15 @@ import structlog
 import uvloop
 
 from proxy import native
-from proxy.config.load import read_dump
+from proxy.audit.log import AuditLog
+from proxy.config.load import digest, read_dump
 from proxy.config.model import Config
 from proxy.errors import ConfigError, KeyUnavailable, SealgateError
+from proxy.keys import auditing
 from proxy.keys.agent.guard import Guard
 from proxy.keys.agent.messages import Health
 from proxy.keys.agent.server import AgentServer, Role, RoleOf
-from proxy.keys.build import prepare_memory, provider_of
+from proxy.keys.build import prepare_memory, provider_of, store_of
 from proxy.keys.providers.base import CapabilityMissing, CredentialRefused, Provider
 from proxy.runtime import logs
 
@@ -60,10 +62,15 @@ class _Agent:
         loop.add_reader(sys.stdin.fileno(), self._told)
         keys = self._config.keys
         provider = provider_of(keys)
+        config = self._config
+        self._audit: AuditLog | None = None
+        if config.audit is not None and keys.agent.user is None:  # another user cannot write there
+            self._audit = AuditLog(config.audit, "agent", digest(config))
         server = AgentServer(
             provider,
             Guard(self._config),
             call_seconds=keys.agent.wait_seconds,
+            audit=self._audit,
         )
         self._server = server
         try:
@@ -76,6 +83,8 @@ class _Agent:
             for listener, role_of in zip(listeners, roles, strict=False):
                 server.start(listener, role_of)
             await opening
+            if self._audit is not None:
+                await auditing.begin(self._audit, provider, store_of(keys))
             server.opened.set()
             looking: asyncio.Future[Health] | None = None
             while not self._stop.is_set():
@@ -93,6 +102,8 @@ class _Agent:
                     await asyncio.wait_for(self._stop.wait(), _BEAT_SECONDS)
         finally:
             server.close()
+            if self._audit is not None:
+                await self._audit.stop("closed")
             await provider.close()
 
     async def _open(self, provider: Provider) -> None:

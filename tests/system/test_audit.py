@@ -68,7 +68,10 @@ class Audited(Stack):
 
 @pytest.fixture(scope="module")
 def day() -> Iterator[Audited]:
-    with open_folder() as folder, Audited(folder, max_age_seconds=0.5, max_idle_seconds=0.5) as stack:
+    with (
+        open_folder() as folder,
+        Audited(folder, max_age_seconds=0.5, max_idle_seconds=0.5) as stack,
+    ):
         _load(stack)
         yield stack
 
@@ -94,7 +97,9 @@ def _load(stack: Audited) -> None:
             liar.get_object(Bucket="docs", Key=SECRET_NAME)
         time.sleep(0.6)
     with psycopg.connect(stack.dsn(stack.postgres.port), autocommit=True) as direct:
-        direct.execute("update people set name = set_byte(name, 40, get_byte(name, 40) # 1) where id = 1")
+        direct.execute(
+            "update people set name = set_byte(name, 40, get_byte(name, 40) # 1) where id = 1"
+        )
     with psycopg.connect(stack.dsn(), autocommit=True) as pg, pytest.raises(psycopg.Error):
         pg.execute("select name from people where id = 1").fetchall()
     stack.proxy.run("keys", "create", "second", "--config", str(stack.config))
@@ -127,7 +132,7 @@ def test_what_happened_is_in_it(day: Audited) -> None:
     events = [line["e"] for line in lines(day)]
     for event in ("process.start", "key.fetch", "key.deny", "auth.fail", "open.fail",
                   "admin.begin", "admin.end", "root.create", "ring.create", "ring.rotate",
-                  "checkpoint", "checkpoint.signed"):  # fmt: skip
+                  "checkpoint", "checkpoint.signed", "agent.open"):  # fmt: skip
         assert event in events, event
 
 
