@@ -159,7 +159,7 @@ def error(sqlstate: str = "22012", severity: str = "ERROR") -> bytes:
 
 def settings_answer(path: str = '"$user", public') -> bytes:
     """The server's answer to the session's own question, up to ReadyForQuery."""
-    text = f"app\n1\nhex\nDefault\n{path}".encode()
+    text = f"app\n1\nhex\nDefault\n[]\n{path}".encode()
     return msg("1") + msg("2") + row(text) + msg("C", b"SELECT 1\0") + msg("3") + msg("3")
 
 

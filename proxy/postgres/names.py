@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from proxy.postgres.views import Views
 
 
+TEMPORARY = "pg_temp"
+
+
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """A sealed value of `column`'s domain; `shown`: the type that a client sees it as."""
@@ -208,19 +211,30 @@ class Names:
         path = [(ctx.user, True) if s == "$user" else (s, False) for s in ctx.search_path]
         system = [] if ("pg_catalog", False) in path else [("pg_catalog", False)]
         self._path = [*system, *path]  # with whether it is there as "$user"
+        if ctx.temporary and (TEMPORARY, False) not in path:
+            self._path.insert(0, (TEMPORARY, False))
         self.visited: set[int] = set()  # where the table names stand that were analysed
         self._views = views
         self._tables = views.tables if views is not None else tables_of(snapshot)
 
     def locate(self, schema: str, name: str) -> tuple[str, str]:
         """(schema, name) of the relation; the first schema of the path for an unknown one. Refusal: a
-        table in the schema "$user" hides a protected one. The path has that schema by default, and
-        who runs the server could put a table there that is written in clear."""
+        temporary table or one in the schema "$user" hides a protected one. The path has these schemas
+        by default, and who runs the server could put a table there that is written in clear. Of
+        temporary tables no column is known."""
         if schema:
             return schema, name
         for i, (candidate, users_own) in enumerate(self._path):
             key = (candidate, name)
             if key in self._tables:
+                return key
+            if candidate == TEMPORARY and name in self.ctx.temporary:
+                if any(self.concerns((s, name)) for s, _ in self._path[i + 1 :]):
+                    raise Refusal(
+                        "0A000",
+                        f'temporary table "{name}" hides a protected one',
+                        "Write the schema before the table's name, or drop the temporary table.",
+                    )
                 return key
             if key in self.snapshot.relations:
                 hides = [s for s, _ in self._path[i + 1 :] if (s, name) in self._tables]

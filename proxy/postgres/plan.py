@@ -312,3 +312,6 @@ class SessionContext(NamedTuple):
     user: str
     search_path: tuple[str, ...] = ("$user", "public")
     standard_conforming_strings: bool = True
+    temporary: frozenset[str] = (
+        frozenset()
+    )  # names of the session's temporary tables, views, sequences

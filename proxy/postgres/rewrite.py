@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from proxy.native import Watch
-from proxy.postgres import catalog_masking, copy, dml
+from proxy.postgres import catalog_masking, copy, dml, temporary
 from proxy.postgres.cursor_plan import cursor_of
 from proxy.postgres.ddl.dispatch import ON_POLICY_ALONE, define
 from proxy.postgres.edits import Edits
@@ -74,7 +74,7 @@ class Planner:
         named = self._views.watched | {table for _, table in snapshot.moving}
         words = [w.lower().encode() for w in sorted(named)]
         self._sensitive = Watch(words)
-        words += [w.encode() for w in _EFFECT_WORDS]
+        words += [w.encode() for w in (*_EFFECT_WORDS, *temporary.WORDS)]
         if snapshot.masked_for:
             words += [w.encode() for w in catalog_masking.WORDS]
         self._watch = Watch(words)
@@ -180,7 +180,7 @@ def _statement(
     which = kind(node)
     command = which.removesuffix("_stmt").upper().replace("_", " ")
     effects = _effects(which, node)
-    if _may_set_config(text.sql[start:end]):
+    if temporary.changes(node, names) or _may_set_config(text.sql[start:end]):
         effects |= {Effect.SETTINGS_CHANGED}
     _no_sql_in_strings(text.sql[start:end], node, names)
     free = free_literals(node) if which in _TEMPLATES else None

@@ -447,6 +447,7 @@ class Session:
             user=self.settings.user,
             search_path=self.settings.search_path,
             standard_conforming_strings=self.settings.standard_conforming_strings,
+            temporary=self.settings.temporary,
         )
 
     @property

@@ -1,12 +1,13 @@
 """Run-time settings of a session that change the meaning of texts and the form of values. Pure.
 
-The server reports some by ParameterStatus; the others (search_path, bytea_output,
-extra_float_digits, timezone_abbreviations, current role) are asked for with `QUERY` whenever a
-statement may have changed them, before the next plan is made, and at the end of a transaction that
-changed them.
+The server reports some by ParameterStatus; the others (search_path, bytea_output, extra_float_digits,
+timezone_abbreviations, current role), and the names of temporary tables, are asked for with `QUERY`
+whenever a statement may have changed them, before the next plan is made, and at the end of a
+transaction that changed them.
 """
 
 import codecs
+import json
 
 from proxy.postgres.messages import Malformed
 
@@ -15,6 +16,10 @@ QUERY = (
     b" pg_catalog.current_setting('extra_float_digits'),"
     b" pg_catalog.current_setting('bytea_output'),"
     b" pg_catalog.current_setting('timezone_abbreviations'),"
+    b" CASE WHEN pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN '[]'"
+    b" ELSE (SELECT COALESCE(pg_catalog.json_agg(c.relname)::pg_catalog.text, '[]')"
+    b" FROM pg_catalog.pg_class c WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}')"
+    b" AND c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) END,"
     b" pg_catalog.current_setting('search_path'))"
 )
 
@@ -43,6 +48,7 @@ class Settings:
         self.extra_float_digits = 1
         self.bytea_output = "hex"
         self.abbreviations = "Default"
+        self.temporary: frozenset[str] = frozenset()  # names of this session's temporary tables
         self.known = False  # the unreported ones were read and nothing changed them since
         self.changed_in_transaction = False
         self.ascii_as_it_is = True  # in client_encoding, a byte below 128 is that character
@@ -58,10 +64,14 @@ class Settings:
 
     def read(self, answer: bytes) -> None:
         """Takes the answer to QUERY."""
-        parts = answer.decode(self.codec or "utf-8", "strict").split("\n", 4)
-        if len(parts) != 5:
+        parts = answer.decode(self.codec or "utf-8", "strict").split("\n", 5)
+        if len(parts) != 6:
             raise Malformed("settings")
-        self.user, digits, self.bytea_output, self.abbreviations, path = parts
+        self.user, digits, self.bytea_output, self.abbreviations, tables, path = parts
+        try:
+            self.temporary = frozenset(json.loads(tables))
+        except (ValueError, TypeError):
+            raise Malformed("settings") from None
         self.extra_float_digits = int(digits)
         self.search_path = parse_search_path(path)
         self.known = True

@@ -34,7 +34,7 @@ SERVER = st.sampled_from(
         error("26000"), fields(("id", 23), ("email", 17)), fields(("x", 25)), row(b"1"),
         row(b"1", sealed(b"a")), row(b"1", b"bad"), row(None, None), msg("t", b"\0\0"),
         msg("G", b"\0\0\0"), msg("d", b"x"), msg("c"), msg("N", b"\0"), msg("S", b"a\0b\0"),
-        row(b"app\n1\nhex\nDefault\npublic"), b"\x00",
+        row(b"app\n1\nhex\nDefault\n[]\npublic"), b"\x00",
     ]
 )  # fmt: skip
 STEPS = st.lists(st.tuples(st.booleans(), CLIENT, SERVER, st.integers(0, 9)), max_size=40)

@@ -72,7 +72,7 @@ class ModelServer:
         if sql == SELECT:
             return row(b"1", sealed(OPENED)) + msg("C", b"SELECT 1\0")
         if b"current_setting" in sql:
-            return row(b"app\n1\nhex\nDefault\npublic") + msg("C", b"SELECT 1\0")
+            return row(b"app\n1\nhex\nDefault\n[]\npublic") + msg("C", b"SELECT 1\0")
         return msg("C", b"OK\0")
 
     def close(self, payload: bytes) -> bytes | None:

@@ -108,7 +108,7 @@ def test_values_to_be_sealed_are_not_ordered_by_what_they_become() -> None:
         ("SELECT * FROM people WHERE emial = 'x'", "42703"),
         ("SELECT 1 FROM people p WHERE EXISTS (SELECT 1 FROM plain WHERE emial = 'x')", "42703"),
         ("DELETE FROM people WHERE emial = 'x'", "42703"),
-        ('UPDATE "PEOPLE" SET email = \'x\'', "42P01"),
+        ("UPDATE \"PEOPLE\" SET email = 'x'", "42P01"),
         ("INSERT INTO publik.people (email) VALUES ('x')", "42P01"),
         ('COPY "People" (email) FROM STDIN', "42P01"),
     ],
@@ -134,3 +134,19 @@ def test_a_name_that_means_nothing_is_not_sent_with_its_value(sql: str, sqlstate
 )
 def test_a_name_that_means_something_is_planned(sql: str) -> None:
     assert plan(sql) is not None
+
+
+TEMPORARY = SessionContext("db", "app", temporary=frozenset({"people", "plain"}))
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT * FROM people", "INSERT INTO people (email) VALUES ('x')", "TABLE people"]
+)
+def test_a_temporary_table_that_hides_a_protected_one_is_refused(sql: str) -> None:
+    with pytest.raises(Refusal, match="hides"):
+        Planner().plan(sql.encode(), (), TEMPORARY, SNAPSHOT)
+
+
+def test_a_path_may_put_temporary_tables_last() -> None:
+    last = TEMPORARY._replace(search_path=("public", "pg_temp"))
+    assert Planner().plan(b"SELECT email FROM people", (), last, SNAPSHOT).sensitive
