@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from proxy.native import Watch
-from proxy.postgres import catalog_masking, copy, dml, temporary
+from proxy.postgres import catalog_masking, copy, dml, sql_texts, temporary
 from proxy.postgres.cursor_plan import cursor_of
 from proxy.postgres.ddl.dispatch import ON_POLICY_ALONE, define
 from proxy.postgres.edits import Edits
-from proxy.postgres.grammar import Node, SyntaxProblem, Text, fields, inner, kind, strings
+from proxy.postgres.grammar import Node, SyntaxProblem, Text, fields, inner, kind
 from proxy.postgres.named_plan import named_of
 from proxy.postgres.names import Names, Sealed
 from proxy.postgres.plan import (
@@ -31,11 +31,6 @@ from proxy.postgres.snapshot import Snapshot
 from proxy.postgres.templates import free_literals
 from proxy.postgres.views import Views
 
-# beginnings of the names of functions that are given SQL or a table as a text
-_RUN_SQL = (
-    "query_to_xml", "cursor_to_xml", "table_to_xml", "schema_to_xml", "database_to_xml", "dblink",
-    "ts_stat", "ts_rewrite", "crosstab", "connectby", "xpath_table",
-)  # fmt: skip
 _MATVIEW = 24  # ObjectType
 _EFFECT_WORDS = (
     "set", "reset", "begin", "start", "commit", "end", "rollback", "abort", "discard", "create",
@@ -74,7 +69,7 @@ class Planner:
         named = self._views.watched | {table for _, table in snapshot.moving}
         words = [w.lower().encode() for w in sorted(named)]
         self._sensitive = Watch(words)
-        words += [w.encode() for w in (*_EFFECT_WORDS, *temporary.WORDS)]
+        words += [w.encode() for w in (*_EFFECT_WORDS, *temporary.WORDS, *sql_texts.WORDS)]
         if snapshot.masked_for:
             words += [w.encode() for w in catalog_masking.WORDS]
         self._watch = Watch(words)
@@ -100,7 +95,7 @@ class Planner:
         try:
             text = Text(sql)
         except (SyntaxProblem, UnicodeDecodeError) as error:
-            if not sensitive:
+            if not sensitive and not sql_texts.WATCH.hit(sql):
                 return Plan((_forwarded(sql, 0, len(sql)),), snapshot.version)
             message = getattr(error, "message", "invalid UTF-8")
             position = getattr(error, "position", 0)
@@ -182,8 +177,10 @@ def _statement(
     effects = _effects(which, node)
     if temporary.changes(node, names) or _may_set_config(text.sql[start:end]):
         effects |= {Effect.SETTINGS_CHANGED}
-    _no_sql_in_strings(text.sql[start:end], node, names)
-    free = free_literals(node) if which in _TEMPLATES else None
+    runs = sql_texts.WATCH.hit(text.sql[start:end])  # then another constant is another statement
+    if runs:
+        sql_texts.looked_through(node, names, _EFFECT_WORDS)
+    free = free_literals(node) if which in _TEMPLATES and not runs else None
     named = named_of(text, which, node, start, end)
     if named is not None and named.verb != "inside":
         return replace(_forwarded(text.sql, start, end, command, effects), named=named)
@@ -260,24 +257,6 @@ def _analysed(
         copied,
         cursor,
     )
-
-
-def _no_sql_in_strings(sql: bytes, node: Node, names: Names) -> None:
-    """Functions that run a text as SQL: what it does to a protected table is not seen here."""
-    low = sql.decode("utf-8", "ignore").lower()
-    if not any(name in low for name in _RUN_SQL) or not any(
-        word.lower() in low for word in names.watched()
-    ):
-        return
-    stack = [node]
-    while stack:
-        message = stack.pop()
-        if message.DESCRIPTOR.name == "FuncCall":
-            name = strings(message.funcname)[-1]
-            if any(name.startswith(known) for known in _RUN_SQL):
-                what = f"{name}() beside the name of a protected table"
-                raise refuse("function", None, what, max(message.location, 0) + 1)
-        stack += fields(message)
 
 
 def _written(node: Node) -> list[tuple[str, str]]:

@@ -150,3 +150,66 @@ def test_a_temporary_table_that_hides_a_protected_one_is_refused(sql: str) -> No
 def test_a_path_may_put_temporary_tables_last() -> None:
     last = TEMPORARY._replace(search_path=("public", "pg_temp"))
     assert Planner().plan(b"SELECT email FROM people", (), last, SNAPSHOT).sensitive
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT query_to_xml('SELECT * FROM people', true, false, '')",
+        "SELECT pg_catalog.query_to_xml('SELECT * FROM PEOPLE'::text, true, false, '')",
+        "SELECT query_to_xml('SELECT * FROM peo' || 'ple', true, false, '')",
+        "SELECT query_to_xml(E'SELECT * FROM \\x70eople', true, false, '')",
+        "SELECT query_to_xml('SELECT * FROM U&\"\\0070eople\"', true, false, '')",
+        "SELECT query_to_xml(query => 'TABLE people', nulls => true, tableforest => true, targetns => '')",
+        "SELECT query_to_xml($1, true, false, '')",
+        "SELECT query_to_xml(a, true, false, '') FROM plain",
+        "SELECT query_to_xml('SELECT table_to_xml(''x'', true, true, '''')', true, false, '')",
+        "SELECT query_to_xml('SELECT set_config(''search_path'', ''x'', false)', true, false, '')",
+        "SELECT query_to_xmlschema('SELECT * FROM people', true, false, '')",
+        "SELECT query_to_xml_and_xmlschema('SELECT * FROM people', true, false, '')",
+        "SELECT table_to_xml('plain', true, false, '')",
+        "SELECT schema_to_xml('public', true, false, '')",
+        "SELECT schema_to_xml_and_xmlschema('public', true, false, '')",
+        "SELECT database_to_xml(true, false, '')",
+        "SELECT cursor_to_xml('c', 1, true, false, '')",
+        "SELECT * FROM ts_stat('SELECT to_tsvector(email) FROM people')",
+        "SELECT ts_rewrite('a'::tsquery, 'SELECT t, s FROM people')",
+        "SELECT * FROM dblink('dbname=db', 'SELECT email FROM people') AS t (a text)",
+        "SELECT dblink_exec('dbname=db', $1)",
+        "SELECT dblink_build_sql_insert('plain', '1', 1, '{1}', '{1}')",
+        "SELECT * FROM crosstab('SELECT id, email, 1 FROM people') AS t (a text)",
+        "SELECT * FROM crosstab3('SELECT id, email, 1 FROM people')",
+        "SELECT * FROM xpath_table('id', 'doc', 'people', '/a', 'true') AS t (a text)",
+        "SELECT * FROM connectby('people', 'id', 'p', '1', 0) AS t (a text)",
+        "CREATE VIEW v AS SELECT query_to_xml('SELECT * FROM people', true, false, '')",
+        "PREPARE p AS SELECT query_to_xml($1, true, false, '')",
+        "COPY (SELECT query_to_xml('TABLE people', true, false, '')) TO STDOUT",
+        "SELECT 1 FROM plain WHERE a = (SELECT count(*) FROM ts_stat(b))",
+        "SELECT SELECT query_to_xml('TABLE x', true, false, '')",
+    ],
+)
+def test_a_text_that_is_run_as_sql_is_refused_where_it_is_not_seen_through(sql: str) -> None:
+    with pytest.raises(Refusal):
+        plan(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT query_to_xml('SELECT * FROM plain', true, false, '')",
+        "SELECT * FROM ts_stat('SELECT t FROM plain')",
+        "SELECT ts_rewrite('a & b'::tsquery, 'a'::tsquery, $1::tsquery)",
+        "SELECT * FROM crosstab('SELECT a, b, 1 FROM plain') AS t (a text)",
+        "SELECT table_to_xml FROM plain",
+    ],
+)
+def test_a_text_that_is_run_as_sql_and_names_nothing_protected_is_planned(sql: str) -> None:
+    made = Planner().plan(sql.encode(), (), SessionContext("db", "app"), SNAPSHOT)
+    assert all(s.free is None for s in made.statements), "no plan for other texts"
+
+
+def test_the_names_of_such_functions_are_looked_for_in_every_text() -> None:
+    watch = Planner().watch(SNAPSHOT)
+    assert watch.hit(b"SELECT Query_To_Xml($1, true, true, '')")
+    assert watch.hit(b"SELECT * FROM dblink($1) AS t (a int)")
+    assert not watch.hit(b"SELECT a FROM plain WHERE b = $1")
