@@ -76,3 +76,7 @@ audit_lost_total = Counter("sealgate_audit_lost_total", "Audit lines that could 
 audit_up = Gauge(
     "sealgate_audit_up", "1 while audit lines can be written", multiprocess_mode="livemin"
 )
+audit_sink_lag_bytes = Gauge(
+    "sealgate_audit_sink_lag_bytes", "Audit bytes that a sink has not taken yet", ["sink"],
+    multiprocess_mode="livemax",
+)  # fmt: skip

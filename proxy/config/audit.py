@@ -2,9 +2,35 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from proxy.config.base import Section
+from proxy.config.base import SecretRef, Section
+
+
+class AuditSyslog(Section):
+    """Lines also go to a syslog server, as RFC 5424. Exactly one of `unix` and `host`."""
+
+    unix: str | None = None  # path of a datagram socket, e.g. /dev/log
+    host: str | None = None
+    port: int = Field(6514, ge=1, le=65535)
+    protocol: Literal["udp", "tcp", "tls"] = "tls"  # with `host`
+    ca_file: str | None = None  # for tls; none: the system's
+    facility: int = Field(13, ge=0, le=23)  # 13: log audit
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "AuditSyslog":
+        if (self.unix is None) == (self.host is None):
+            raise ValueError("write exactly one of `unix` and `host`")
+        return self
+
+
+class AuditPostgres(Section):
+    """Lines also go to a table; the user needs nothing but INSERT on it."""
+
+    dsn: (
+        SecretRef  # a connection string, as postgresql://audit@db.internal/logs?sslmode=verify-full
+    )
+    table: str = Field("sealgate_audit", pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$")
 
 
 class AuditConfig(Section):
@@ -18,3 +44,5 @@ class AuditConfig(Section):
     summary_seconds: float = Field(60.0, gt=0)  # repeated denials are counted for this long
     checkpoint_seconds: float = Field(10.0, gt=0)  # writers note each other's last lines
     sign_seconds: float = Field(600.0, gt=0)  # the root key (in the token) signs the state
+    syslog: AuditSyslog | None = None
+    postgres: AuditPostgres | None = None

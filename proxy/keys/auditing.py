@@ -5,13 +5,12 @@ key agent, if there is one). Auditors and commands get the master key, which ver
 """
 
 import asyncio
-import contextlib
 
 import structlog
 
 from proxy.audit.log import AuditLog, Sign, WriterKey
 from proxy.crypto import kdf
-from proxy.errors import AccessDenied, ConfigError, IntegrityError, KeyUnavailable
+from proxy.errors import AccessDenied, ConfigError, IntegrityError, KeyUnavailable, SealgateError
 from proxy.keys.providers.base import CapabilityMissing, CredentialRefused, Provider
 from proxy.keys.record import RecordError, audit_context, parse, ring_context
 from proxy.keys.ring import Ring
@@ -41,10 +40,15 @@ async def begin(audit: AuditLog, provider: Provider, store: RingStore) -> None:
 async def _later(audit: AuditLog, provider: Provider, store: RingStore) -> None:
     while True:
         await asyncio.sleep(_RETRY_SECONDS)
-        with contextlib.suppress(KeyUnavailable):
+        try:
             await start(audit, provider, store)
-            audit.run()
-            return
+        except KeyUnavailable:
+            continue  # still away
+        except SealgateError as error:  # an operator must act; until then nothing is fetched
+            structlog.get_logger("audit").error("audit log cannot start", error=str(error))
+            continue
+        audit.run()
+        return
 
 
 async def start(audit: AuditLog, provider: Provider, store: RingStore) -> None:

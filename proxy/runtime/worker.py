@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 from proxy import native
-from proxy.audit import process
+from proxy.audit import forwarding, process
 from proxy.audit.log import AuditLog
 from proxy.audit.record import Happening
 from proxy.config.load import digest, load_dump, policy_digest, rings_of
@@ -65,6 +65,7 @@ class _Worker:
         self._keys = await open_keys(
             config.keys, config.policy, prewarm=rings_of(config), agent=self._agent, audit=audit
         )
+        forwarders = forwarding.start(config.audit) if config.audit else []
         try:
             if config.postgres and pg_fds:
                 socks = [_socket(fd) for fd in pg_fds]
@@ -81,6 +82,9 @@ class _Worker:
             await asyncio.gather(*(server.drain(seconds) for server in self._servers))
         finally:
             await self._keys.close()
+            for task in forwarders:
+                task.cancel()
+            await asyncio.gather(*forwarders, return_exceptions=True)
 
     async def _until_stopped(self) -> None:
         while not self._stop.is_set():
