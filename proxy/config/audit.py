@@ -27,9 +27,8 @@ class AuditSyslog(Section):
 class AuditPostgres(Section):
     """Lines also go to a table; the user needs nothing but INSERT on it."""
 
-    dsn: (
-        SecretRef  # a connection string, as postgresql://audit@db.internal/logs?sslmode=verify-full
-    )
+    # a connection string, as postgresql://audit@db.internal/logs?sslmode=verify-full
+    dsn: SecretRef
     table: str = Field("sealgate_audit", pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$")
 
 
