@@ -225,5 +225,5 @@ def test_the_probe_finds_out_what_the_origin_honours(
     assert good["multipart"] and good["metadata-room-2k"] and good["copy-replaces-metadata"]
     assert json.loads(saved.read_text()) == told
     with pytest.raises(ClientError):
-        origin.head_object(Bucket="probed", Key=".sealgate-probe/x")
+        origin.head_object(Bucket="probed", Key=".sealgate-stash/probe/x")
     assert origin.list_objects_v2(Bucket="probed").get("KeyCount") == 0

@@ -9,11 +9,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from proxy.s3 import xml
+from proxy.s3.listing import STASH_PREFIX
 from proxy.s3.message import Headers, Query, encode_path
 from proxy.s3.origin import Origin, Response
 from proxy.s3.s3error import OriginFailed
 
-PREFIX = ".sealgate-probe/"
+PREFIX = (
+    STASH_PREFIX + "probe/"
+)  # no list shows it, no job takes it for an object, `gc` collects it
 _WRONG = '"00000000000000000000000000000000"'
 _PART = bytes(5 * 1024 * 1024)
 
