@@ -77,6 +77,7 @@ class Ordering:
         for node, column in ((left, one), (right, other)):
             tokens = tokens_of(column, ORDER)
             assert tokens is not None
+            self._of.edits.compared.add(column)
             self.replace(node, scope, tokens)
 
     def replace(self, node: Node, scope: Scope, tokens: IndexColumn) -> None:
@@ -155,6 +156,7 @@ class Ordering:
             start = key.node.a_const.location
             end = text.ends[text.at(start)]
         self._of.edits.columns.add(column)
+        self._of.edits.compared.add(column)
         self._of.edits.replace(start, end, self._of.tokens_text(reference, scope, tokens))
 
     # -- min, max --------------------------------------------------------------------------------
@@ -193,6 +195,7 @@ class Ordering:
         if tag:
             value = self._of.tokens_text(call.args[0], scope, IndexColumn(tokens.column, EQUALITY))
         self._of.edits.columns.add(tokens.column)
+        self._of.edits.compared.add(tokens.column)
         self._of.edits.replace(
             call.location, text.ends[close],
             b"(pg_catalog.array_agg(%s ORDER BY %s %s NULLS LAST)" % (value, place, way),
