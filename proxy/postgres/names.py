@@ -252,6 +252,10 @@ class Names:
         """All protected columns by table, children included."""
         return self._tables
 
+    def anew(self) -> "Names":
+        """The same view, with nothing visited."""
+        return Names(self.snapshot, self.ctx, self._views)
+
     def relation(self, key: tuple[str, str]) -> Relation | None:
         return self.snapshot.relations.get(key)
 

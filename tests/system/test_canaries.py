@@ -25,6 +25,7 @@ from proxy.config.model import (
 )
 from tests.differential.wire import Side, state_of
 from tests.parts.apart import Apart
+from tests.parts.canary_statements import BEFORE, RARE
 from tests.parts.postgres import Postgres
 from tests.parts.tap import Tap
 
@@ -222,6 +223,7 @@ def stand() -> Iterator[Stand]:
             with Apart(config, Path(folder)) as proxy:
                 made = Stand(server, proxy, tap)
                 assert made.side.simple(CREATE).error is None
+                assert made.side.simple(BEFORE).error is None
                 made.side.simple("SELECT setval('people_id_seq', 1000)")  # 1 is written by number
                 yield made
                 made.side.close()
@@ -233,6 +235,13 @@ def test_simple(stand: Stand, what: str) -> None:
     c = stand.canary(f"simple, {what}")
     error = stand.side.simple(SIMPLE[what].format(c=c, h=c.encode().hex())).error
     stand.note(f"simple, {what}", error.sqlstate if error else "")
+
+
+@pytest.mark.parametrize("sql", RARE)
+def test_rare(stand: Stand, sql: str) -> None:
+    c = stand.canary(f"rare, {sql}")
+    error = stand.side.simple(sql.format(c=c)).error
+    stand.note(f"rare, {sql}", error.sqlstate if error else "")
 
 
 @pytest.mark.parametrize("form", [0, 1], ids=["text", "binary"])

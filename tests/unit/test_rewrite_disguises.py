@@ -213,3 +213,20 @@ def test_the_names_of_such_functions_are_looked_for_in_every_text() -> None:
     assert watch.hit(b"SELECT Query_To_Xml($1, true, true, '')")
     assert watch.hit(b"SELECT * FROM dblink($1) AS t (a int)")
     assert not watch.hit(b"SELECT a FROM plain WHERE b = $1")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE POLICY p ON plain USING (EXISTS (SELECT 1 FROM people WHERE email = 'x'))",
+        "CREATE POLICY p ON plain WITH CHECK (a IN (SELECT lower(email) FROM people))",
+        "CREATE POLICY p ON people USING (email = 'x')",
+    ],
+)
+def test_a_policy_that_asks_for_a_protected_value_is_refused(sql: str) -> None:
+    with pytest.raises(Refusal, match="POLICY"):
+        plan(sql)
+
+
+def test_a_policy_may_ask_a_protected_table_for_other_columns() -> None:
+    assert plan("CREATE POLICY p ON plain USING (EXISTS (SELECT 1 FROM people WHERE id = a))")

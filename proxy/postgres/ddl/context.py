@@ -9,7 +9,7 @@ from proxy.postgres.names import Names, Scope, Value, hidden, table_entry
 from proxy.postgres.names import Sealed as Provenance
 from proxy.postgres.plan import Refusal, UnknownColumns
 from proxy.postgres.predicates import refuse
-from proxy.postgres.query import Query
+from proxy.postgres.query import Query, relations_in
 from proxy.postgres.snapshot import Column, ProtectedColumn, Relation
 from proxy.postgres.types.registry import same_type
 
@@ -58,10 +58,11 @@ class Ddl:
     ) -> None:
         """The server evaluates this expression on every row: of a sealed column it may ask only
         whether it is NULL. Tags would not do: they change with the index key."""
-        if not sealed:
+        read = [self.names.locate(r.schemaname, r.relname) for r in relations_in(node)]
+        if not sealed and not any(self.names.concerns(key) for key in read):
             return
         scratch = Edits()
-        query = Query(self.text, scratch, Names(self.names.snapshot, self.names.ctx))
+        query = Query(self.text, scratch, self.names.anew())
         scope = Scope()
         described = Relation("", table, "r", tuple(Column(n, 0) for n in {*columns, *sealed}))
         values: dict[str, Value] = {n: Provenance(c, c.type) for n, c in sealed.items()}
@@ -70,10 +71,11 @@ class Ddl:
             query.expressions.plain(node, scope)
             query.finish()
         except Refusal as refusal:
-            column = next(iter(scratch.columns), next(iter(sealed.values())))
+            column = next(iter(scratch.columns), next(iter(sealed.values()), None))
             raise refuse(rule, column, what, refusal.position) from None
         if scratch.any or scratch.checks:
-            raise refuse(rule, next(iter(scratch.columns), next(iter(sealed.values()))), what)
+            column = next(iter(scratch.columns), next(iter(sealed.values()), None))
+            raise refuse(rule, column, what)
 
     def not_hidden(self, name: str, sealed: Sealed) -> None:
         """Refuses to touch what belongs to a protected column by its own name."""
