@@ -277,6 +277,24 @@ def relayed(headers: Headers, drop: Callable[[str], bool] = lambda name: False) 
     return [(n, v) for n, v in headers if n not in NOT_RELAYED and not drop(n)]
 
 
+class Plaintext(Protocol):
+    """What is about to be stored: a request's body, or an object that is being copied."""
+
+    length: int
+
+    @property
+    def announced(self) -> Headers:
+        """The checksum that is known before the bytes; not yet verified."""
+
+    @property
+    def has_trailer_checksum(self) -> bool: ...
+
+    async def pump(self, sink: Sink) -> Headers:
+        """Calls `sink` with all of it; the headers that tell its checksum."""
+
+    async def read(self, limit: int) -> tuple[bytes, Headers]: ...
+
+
 class PlainBody:
     """The request's body as plaintext of known length, verified by the end of `pump`."""
 

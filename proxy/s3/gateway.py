@@ -26,15 +26,16 @@ from prometheus_client import Counter
 from proxy import metrics, native
 from proxy.audit.process import note
 from proxy.config.model import S3Config, SecretRef
-from proxy.errors import AccessDenied, ConfigError, IntegrityError, KeyUnavailable, Unsupported
+from proxy.errors import ConfigError
 from proxy.keys.service import KeyService
 from proxy.policy.model import Circumstances, Principal
 from proxy.s3.call import ResponseWriter, services_of
+from proxy.s3.failures import answer_to
 from proxy.s3.message import Headers, Request, decoded
 from proxy.s3.operations import dispatch
 from proxy.s3.operations.post_object import is_form, post_object
 from proxy.s3.router import Target, bucket_of_host, target_of
-from proxy.s3.s3error import ClientGone, OriginFailed, S3Error
+from proxy.s3.s3error import ClientGone, S3Error
 from proxy.s3.sigv2 import is_v2, verify_v2
 from proxy.s3.sigv4 import UNSIGNED, Authenticated, is_signed, stated_purpose, verify
 from proxy.s3.wire import (
@@ -482,7 +483,7 @@ class S3Gateway:
         return f"bucket:{bucket or request.path.lstrip('/').partition('/')[0]}"
 
     def _failed(self, wire: ClientWire, request: Request, operation: str, error: Exception) -> None:
-        answer, level = _answer_to(error)
+        answer, level = answer_to(error)
         if answer.code == "XAmzSealgateIntegrity":
             metrics.s3_integrity_failures_total.inc()
             note("open.fail", plane="s3", resource=self._bucket(request), detail=operation)
@@ -513,28 +514,3 @@ def _known(principal: Principal, client: str, purpose: str) -> Principal:
 def _counter(operation: str, status: int) -> Counter:
     """Operations come from the router's table, so there are few."""
     return metrics.s3_requests_total.labels(operation, str(status))
-
-
-def _answer_to(error: Exception) -> tuple[S3Error, str | None]:
-    """The one translation from error families to S3 errors, and how loudly it is logged."""
-    if isinstance(error, S3Error):
-        return error, "warning" if error.status >= 500 and error.status != 501 else None
-    if isinstance(error, AccessDenied):
-        return S3Error("AccessDenied"), "info"
-    if isinstance(error, KeyUnavailable | native.KeyGone):
-        return S3Error("ServiceUnavailable", "A key is not available now. Please retry."), "warning"
-    if isinstance(error, IntegrityError | native.OpenFailed):
-        return S3Error("XAmzSealgateIntegrity"), "error"
-    if isinstance(error, native.ArenaFull):
-        return S3Error("SlowDown"), "warning"
-    if isinstance(error, Unsupported):
-        return S3Error("NotImplemented", str(error)), None
-    if isinstance(error, OriginFailed):
-        return S3Error(
-            "ServiceUnavailable", "The object store is not available now. Please retry."
-        ), "warning"
-    if isinstance(error, ClientGone | ConnectionError):
-        return S3Error("RequestTimeout"), "info"
-    if isinstance(error, BadMessage):
-        return S3Error("InvalidRequest", "The request body is not well formed."), "info"
-    return S3Error("InternalError"), "exception"

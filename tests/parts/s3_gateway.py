@@ -32,6 +32,8 @@ BUCKETS = (
     BucketConfig(bucket="mixed-*", origin="o", ring="main", state="mixed"),
     BucketConfig(bucket="plain-*", origin="o", state="plain"),
     BucketConfig(bucket="public-*", origin="o", ring="main", anonymous="read"),
+    BucketConfig(bucket="other-*", origin="o", ring="other"),
+    BucketConfig(bucket="second-*", origin="o2", ring="other"),
     BucketConfig(bucket="away-*", origin="nowhere", ring="main"),
     BucketConfig(bucket="keyless-*", origin="o", ring="keyless"),
     BucketConfig(bucket="denied-*", origin="o", ring="denied"),
@@ -47,6 +49,7 @@ class Keys:
     def __init__(self) -> None:
         native.arena_init(4096, True)
         self.ring = RingKeys("main", 1, (self._version(1, "active"),))
+        self.other = RingKeys("other", 1, (self._version(1, "active"),))
 
     def _version(self, number: int, state: Any) -> RingVersionKey:
         return RingVersionKey(native.random_bytes(16), number, native.key_random(), state)
@@ -61,13 +64,13 @@ class Keys:
             raise AccessDenied("policy")
         if what.ring == "keyless":
             raise KeyUnavailable("token away")
-        return self.ring
+        return self.other if what.ring == "other" else self.ring
 
     async def ring_keys(self, who: Principal, what: Resource, action: Action) -> RingKeys:
         raise AssertionError("always in memory")
 
     async def refresh(self, ring: str) -> RingKeys:
-        return self.ring
+        return self.other if ring == "other" else self.ring
 
     @property
     def shows(self) -> bool:
@@ -90,6 +93,7 @@ class Gateway:
         access_key: str,
         secret_key: str,
         tls: TlsServer | None = None,
+        second: str | None = None,
         **limits: Any,
     ) -> None:
         self.keys = Keys()
@@ -116,6 +120,7 @@ class Gateway:
             ),
             origins=(
                 OriginConfig(name="o", endpoint=origin, **keys),
+                OriginConfig(name="o2", endpoint=second or origin, **keys),
                 OriginConfig(name="nowhere", endpoint="http://127.0.0.1:1", **keys),
             ),
             buckets=BUCKETS,

@@ -239,17 +239,6 @@ def test_plain_places_are_forwarded_untouched(s3: Any, origin: Any) -> None:
     assert origin.get_object(Bucket=BUCKET, Key="open/x")["Body"].read() == b"in the open"
 
 
-def test_copies_between_sealed_and_plain_places_are_refused(s3: Any) -> None:
-    s3.put_object(Bucket=BUCKET, Key="src", Body=b"secret")
-    for target in ({"Bucket": "plain-docs", "Key": "x"}, {"Bucket": BUCKET, "Key": "open/y"}):
-        assert code_of(s3.copy_object, CopySource=f"{BUCKET}/src", **target) == (
-            "NotImplemented",
-            501,
-        )
-    s3.put_object(Bucket="plain-docs", Key="src", Body=b"plain")
-    assert code_of(s3.copy_object, CopySource="plain-docs/src", Bucket=BUCKET, Key="z")[1] == 501
-
-
 def test_conditions_hold_with_the_etags_that_were_shown(s3: Any) -> None:
     etag = s3.put_object(Bucket=BUCKET, Key="cond", Body=b"1")["ETag"]
     assert code_of(s3.get_object, Bucket=BUCKET, Key="cond", IfNoneMatch=etag)[1] == 304

@@ -22,6 +22,7 @@ from proxy.s3.origin import Origin, Response
 from proxy.s3.router import Target
 from proxy.s3.s3error import OriginFailed, S3Error
 from proxy.s3.sigv4 import UNSIGNED, Authenticated
+from proxy.s3.tap import Tap
 from proxy.s3.wire import READ_BYTES, Body, Sink, Wire
 
 _NOBODY = Authenticated("", UNSIGNED, b"", "", "", "")
@@ -35,32 +36,6 @@ class Entry:
     key: str
     stored_bytes: int
     etag: str
-
-
-class Tap:
-    """Stands between a read and a write: what holds the write up holds the read. A Wire's shape."""
-
-    def __init__(self) -> None:
-        self._feeds: object = None
-        self._source: Wire | None = None
-        self._held = 0
-
-    def hold(self, reason: int) -> None:
-        self._held |= reason
-        if self._source is not None:
-            self._source.hold(reason)
-
-    def release(self, reason: int) -> None:
-        self._held &= ~reason
-        if self._source is not None:
-            self._source.release(reason)
-
-    def fed_by(self, source: Wire | None) -> None:
-        before, self._source = self._source, source
-        if before is not None and self._held:
-            before.release(self._held)
-        if source is not None and self._held:
-            source.hold(self._held)
 
 
 class Refused(OriginFailed):

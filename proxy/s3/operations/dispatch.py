@@ -13,7 +13,8 @@ from proxy.s3.call import Call, ResponseWriter, Services
 from proxy.s3.message import Request
 from proxy.s3.operations.attributes import get_object_attributes
 from proxy.s3.operations.complete_upload import complete_upload
-from proxy.s3.operations.copy_object import check_places, copy_object, source_of
+from proxy.s3.operations.copy_object import copy_object
+from proxy.s3.operations.copy_source import same_origin_plain, source_of
 from proxy.s3.operations.forward import (
     delete_objects,
     forward,
@@ -48,6 +49,7 @@ _PROTECTED: dict[str, Operation] = {
     "ListParts": list_parts,
     "AbortMultipartUpload": abort_upload,
 }
+_COPIES = ("CopyObject", "UploadPartCopy")  # they tell sealed and plain places apart themselves
 _BUCKET: dict[str, Operation] = {
     "ListBucket": list_bucket,
     "DeleteObjects": delete_objects,
@@ -108,6 +110,8 @@ def prepare(
             run = _PROTECTED.get(found.operation, forward)
     call = Call(request, target, found.operation, rule, auth, principal, body, writer, services)
     if rule is not None and rule.state == "plain" and request.has("x-amz-copy-source"):
-        bucket, key, _ = source_of(call)
-        check_places(call, buckets.for_key(bucket, key))
+        if found.operation in _COPIES:
+            run = _PROTECTED[found.operation]
+        elif not same_origin_plain(call, source_of(call)):
+            raise S3Error("NotImplemented", "Only CopyObject and UploadPartCopy may copy.")
     return call, run

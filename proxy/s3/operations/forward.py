@@ -10,7 +10,7 @@ import structlog
 
 from proxy.s3 import listing, xml
 from proxy.s3.buckets import Buckets
-from proxy.s3.call import Call, PlainBody, relayed
+from proxy.s3.call import Call, PlainBody, Plaintext, relayed
 from proxy.s3.message import Headers
 from proxy.s3.origin import EarlyAnswer
 from proxy.s3.s3error import OriginFailed
@@ -26,7 +26,7 @@ async def forward(call: Call) -> None:
     """The origin's answer as it is."""
     request, target = call.request, call.target
     if call.operation in _STREAMED:
-        await _forward_stream(call)
+        await store_as_it_is(call, PlainBody(call))
         return
     document, headers = await _document(call)
     response = await call.origin.call(
@@ -163,8 +163,8 @@ def _content_md5(document: bytes) -> tuple[str, str]:
     return "content-md5", base64.b64encode(digest).decode()
 
 
-async def _forward_stream(call: Call) -> None:
-    body = PlainBody(call)
+async def store_as_it_is(call: Call, body: Plaintext) -> None:
+    """Sends `body` on unsealed and answers as the origin does."""
     drop = frozenset({"x-amz-sdk-checksum-algorithm"}) if body.has_trailer_checksum else frozenset()
     exchange = await call.origin.begin(
         call.request.method,

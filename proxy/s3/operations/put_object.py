@@ -17,7 +17,7 @@ from proxy.keys.handles import RingVersionKey
 from proxy.native import KeyHandle, PartSealer
 from proxy.policy.model import Action
 from proxy.s3 import etag, object_checksums
-from proxy.s3.call import Call, PlainBody, relayed
+from proxy.s3.call import Call, PlainBody, Plaintext, relayed
 from proxy.s3.message import Headers
 from proxy.s3.origin import EarlyAnswer, Response
 from proxy.s3.s3error import S3Error
@@ -70,7 +70,11 @@ def with_envelope(headers: Headers, envelope: str) -> Headers:
 
 async def put_object(call: Call) -> None:
     check_headers(call)
-    body = PlainBody(call)
+    await store(call, PlainBody(call))
+
+
+async def store(call: Call, body: Plaintext) -> None:
+    """Seals `body` at the call's place and answers."""
     if body.length > MAX_PLAIN_BYTES:
         raise S3Error(
             "EntityTooLarge",
@@ -119,7 +123,7 @@ class _Sealing:
             checksums=() if late is None else (late,),
         )
 
-    async def small(self, body: PlainBody) -> None:
+    async def small(self, body: Plaintext) -> None:
         """In one write, and sealed again under a new salt where a kept connection was dead."""
         call = self.call
         call.writer.send_continue()
@@ -136,7 +140,7 @@ class _Sealing:
         )
         await answer_upload(call, response, confirmed)
 
-    async def stream(self, body: PlainBody) -> None:
+    async def stream(self, body: Plaintext) -> None:
         """As it comes; a checksum that comes last goes into the footer."""
         call = self.call
         known = object_checksums.from_headers(body.announced)

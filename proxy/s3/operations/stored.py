@@ -107,14 +107,17 @@ async def read_footer(
     etag: str,
     opened: OpenedEnvelope | UploadEnvelope,
     stored_bytes: int,
+    rule: BucketConfig | None = None,
 ) -> tuple[Footer, OpenedEnvelope]:
-    """Footer of a multipart object, by one suffix range (two where it has very many parts)."""
+    """Footer of a multipart object, by one suffix range (two where it has very many parts).
+
+    `rule` is that of the object's place where it is not the call's own."""
     wanted = FIRST_TAIL_BYTES
     for _ in range(2):
         data = await _suffix(call, bucket, key, query, etag, min(wanted, stored_bytes))
         prefix = footer.read_tail(data)
         if isinstance(opened, UploadEnvelope):
-            keys = await call.ring_keys(Action.OPEN, None, bucket)
+            keys = await call.ring_keys(Action.OPEN, rule, bucket)
             if keys.by_id(prefix.ring_version_id) is None:
                 await call.services.keys.refresh(keys.ring)
             opened = opened.resolve(prefix.ring_version_id, prefix.upload_hash)
