@@ -198,6 +198,11 @@ keys:
   provider: {{kind: software, file: {tmp_path}/root, passphrase: {{env: SG_PASSPHRASE}}}}
   store: {{kind: file, path: {tmp_path}/rings}}
   agent: {{socket: {tmp_path}/no.sock}}
+postgres:
+  listen: {{port: 0}}
+  upstream: {{host: 127.0.0.1, port: 5432}}
+  database: shop
+  catalog: {{user: app}}
 """
     )
     proxy = Proxy(config, env={"SG_PASSPHRASE": "a passphrase of the tests"})

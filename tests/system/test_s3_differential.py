@@ -37,7 +37,8 @@ IGNORED = {
     "ChecksumAlgorithm",
 }  # fmt: skip
 # Told by the gateway as AWS tells it, where SeaweedFS says nothing.
-ADDED = {"ChecksumType", "ChecksumCRC32", "ChecksumCRC32C", "ChecksumSHA1", "ChecksumSHA256"}
+ADDED = {"ChecksumType", "ChecksumCRC32", "ChecksumCRC32C", "ChecksumSHA1", "ChecksumSHA256",
+         "CopySourceVersionId"}  # fmt: skip
 
 
 class Each:
