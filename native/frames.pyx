@@ -141,6 +141,7 @@ cdef class Wire:
     cdef Py_ssize_t unopened  # entries in the FIFO that have F_OPENS
     cdef Py_ssize_t executes  # Execute messages of the current segment
     cdef bytes marker, instead  # an error that has `marker` in it is replaced by `instead`
+    cdef public object on_error  # from a statement's error to the message to be shown instead, or None
     cdef bytes abort_first  # sent before the client gets its ReadyForQuery
     cdef Py_ssize_t limit
     cdef dict statements, portals
@@ -1141,6 +1142,9 @@ cdef class Wire:
                         hide = True
                     self.instead = None
                     self.copier = None
+                if self.on_error is not None and not hide and (1 <= kind <= 5 or kind == 7):
+                    swap = self.on_error(body)
+                    hide = swap is not None
                 if kind == 10:
                     cookie = <object>e.cookie
                     self._skip_message(total)

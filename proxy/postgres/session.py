@@ -20,8 +20,10 @@ from proxy.postgres import settings as settings_module
 from proxy.postgres import sqlstate
 from proxy.postgres.client_side import ClientSide, inject
 from proxy.postgres.copy_data import CopyData, needed_for_copy
+from proxy.postgres.error_details import without_sealed
 from proxy.postgres.messages import COPY_FAILED, FLUSH_MESSAGE, TERMINATE
 from proxy.postgres.motion import Stand
+from proxy.postgres.names import tables_of
 from proxy.postgres.needs import (
     Injection,
     KeysWanted,
@@ -91,6 +93,10 @@ class Session:
             self.portals.table,
             not self.protected,
         )
+        if self.protected:
+            self.wire.on_error = lambda error: without_sealed(
+                error, lambda: tables_of(self.snapshot)
+            )
         if not logged_in:
             self.wire.put_server(startup.packet)
         self._server = ServerSide(self)

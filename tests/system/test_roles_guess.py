@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -141,13 +142,16 @@ class Place:
     def __init__(self, server: Postgres, port: int) -> None:
         self.server, self._port = server, port
 
+    def connect(self, role: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host="127.0.0.1", port=self._port, user=role, password=self.server.password,
+            dbname="shop", autocommit=True,
+        )  # fmt: skip
+
     def outcome(self, role: str, sql: str) -> tuple[str, ...]:
         """What a role sees of a text: the error, or all answers."""
         seen: list[str] = []
-        with psycopg.connect(
-            host="127.0.0.1", port=self._port, user=role, password=self.server.password,
-            dbname="shop", autocommit=True,
-        ) as c:  # fmt: skip
+        with self.connect(role) as c:
             c.add_notice_handler(lambda d: seen.append(str(d.message_primary)))
             try:
                 if sql.startswith("COPY"):
@@ -269,6 +273,13 @@ def test_a_writer_learns_from_a_unique_constraint_alone(place: Place) -> None:
         != place.explore("writer", sql.format(g=WRONG, d=NOT_BORN))
     ]
     assert told == ["INSERT"]
+    for form in ("simple", "extended"):
+        with place.connect("writer") as c, pytest.raises(psycopg.errors.UniqueViolation) as error:
+            if form == "simple":
+                psycopg.ClientCursor(c).execute(GUESSES["INSERT"].format(g=SECRET))
+            else:
+                c.execute("INSERT INTO people (id, email) VALUES (%s, %s)", (7, SECRET))
+        assert error.value.diag.message_detail == "Key (email)=(…) already exists."
 
 
 def test_the_owner_of_the_values_has_them(place: Place) -> None:
