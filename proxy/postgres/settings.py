@@ -59,7 +59,10 @@ class Settings:
         words = payload.split(b"\0")
         if len(words) != 3:
             raise Malformed("ParameterStatus")
-        self.reported[words[0].decode("latin-1")] = words[1].decode("utf-8", "replace")
+        name = words[0].decode("latin-1")
+        self.reported[name] = words[1].decode("utf-8", "replace")
+        if name == "search_path":  # PostgreSQL 18 tells of it, also where a function has set it
+            self.known = False
         self.ascii_as_it_is = self.client_encoding in ("UTF8", "SQL_ASCII")
 
     def read(self, answer: bytes) -> None:
