@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from proxy.config.model import BucketConfig, Config, PostgresConfig
-from proxy.config.policy import unknown_groups
+from proxy.config.policy import names_that_miss, unknown_groups
 from proxy.errors import ConfigError
 
 _PREFIX = "SEALGATE_"
@@ -148,6 +148,10 @@ def inconsistencies(config: Config) -> list[tuple[Path_, str]]:
                 found.append((at, f"{name} is there twice; keep one"))
         found += _migrating(config.postgres)
     found += unknown_groups(config.policy)
+    if config.postgres:
+        database = config.postgres.database
+        named = {f"{database}.{c.column}": c.domain for c in config.postgres.columns if c.domain}
+        found += names_that_miss(config.policy, named)
     if not (config.postgres or config.s3):
         found.append(((), "neither `postgres:` nor `s3:`; write at least one of them"))
     return found

@@ -1,8 +1,9 @@
 """The policy as it is written: groups, rules, and the circumstances under which a rule holds."""
 
 import ipaddress
+import re
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
@@ -129,6 +130,29 @@ def _expanded(groups: Mapping[str, tuple[str, ...]], patterns: tuple[str, ...]) 
             seen.add(name)
             waiting += reversed(groups.get(name, ()))
     return tuple(found)
+
+
+def globs(patterns: Sequence[str]) -> re.Pattern[str]:
+    """Matches in full what one of the patterns describes. Only `*` is special: fnmatch would also give
+    a meaning to `[` and `?`, which are legal in a quoted PostgreSQL identifier and an object key."""
+    one_of = "|".join(".*".join(re.escape(piece) for piece in p.split("*")) for p in patterns)
+    return re.compile(one_of, re.DOTALL)
+
+
+def names_that_miss(
+    policy: PolicyConfig, columns: Mapping[str, str]
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """Patterns that match where a column is, but not the domain that it was given (`columns`: path to
+    domain). A mask or deny so written would protect nothing."""
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    for i, rule in enumerate(policy.rules):
+        for k, pattern in enumerate(rule.resources):
+            matches = globs((pattern,)).fullmatch
+            for path, domain in columns.items():
+                if matches(f"column:{path}") and not matches(f"column:{domain}"):
+                    at = ("policy", "rules", i, "resources", k)
+                    found.append((at, f"{path} has the domain {domain}; write column:{domain}"))
+    return found
 
 
 def unknown_groups(policy: PolicyConfig) -> list[tuple[tuple[str | int, ...], str]]:

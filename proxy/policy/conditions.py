@@ -7,22 +7,14 @@ the moment at which that may change; the rest (`Who`) is asked with each decisio
 
 import ipaddress
 import re
-from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from proxy.config.policy import LOCAL, Hours, When
+from proxy.config.policy import LOCAL, Hours, When, globs
 from proxy.policy.model import Circumstances
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def globs(patterns: Sequence[str]) -> re.Pattern[str]:
-    """Matches in full what one of the patterns describes. Only `*` is special: fnmatch would also give
-    a meaning to `[` and `?`, which are legal in a quoted PostgreSQL identifier and an object key."""
-    one_of = "|".join(".*".join(re.escape(piece) for piece in p.split("*")) for p in patterns)
-    return re.compile(one_of, re.DOTALL)
 
 
 class Who:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from proxy.config.policy import PolicyConfig, PolicyRule
-from proxy.policy.conditions import Who, globs, in_force
+from proxy.config.policy import PolicyConfig, PolicyRule, globs
+from proxy.policy.conditions import Who, in_force
 from proxy.policy.model import Action, Mask, Principal, Resource, Verdict
 
 _CACHE_ENTRIES = 65_536

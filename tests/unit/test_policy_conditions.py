@@ -195,3 +195,15 @@ def test_the_agent_hears_of_the_circumstances() -> None:
     item = OpenItem("shop", b"record", Asking(who, CARD, Action.OPEN))
     (heard,) = parse_open_request(open_request([item]))
     assert heard.asking is not None and heard.asking.principal == who
+
+
+def test_a_rule_that_names_a_column_by_its_path_beside_a_domain_is_a_mistake() -> None:
+    text = MINIMAL.replace("type: text,", "type: text, domain: people.mail,") + (
+        "policy:\n"
+        "  - {principals: ['*'], resources: ['*', 'column:people.mail']}\n"
+        "  - {principals: ['*'], resources: ['column:shop.public.*'], effect: deny}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f.yaml", {})
+    (said,) = str(caught.value).splitlines()
+    assert "policy.1.resources.0: shop.public.people.email has the domain people.mail" in said
