@@ -153,9 +153,13 @@ class Operands:
         return Literal(column, use, text, oid, how)
 
     def _cut(self, leaf: Leaf, column: ProtectedColumn, use: Use) -> Cast | None:
-        """A cast to a type with a length or scale, as the last one of all."""
-        if use not in _CUT or column.type.labels or is_array(column.type):
+        """A cast to a type with a length or scale, as the last one of all; or of a parameter to the
+        array that the column is: the client may declare another, which is cast element by element."""
+        if use not in _CUT or column.type.labels:
             return None
+        if is_array(column.type):
+            cast = bool(leaf.casts) and kind(leaf.bare) == "param_ref"
+            return Cast(replace(column.type, typmod=-1)) if cast else None
         try:
             casts = [resolve(type_text(cast.type_name)[0]) for cast in leaf.casts]
         except ConfigError:

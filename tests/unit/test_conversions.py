@@ -4,7 +4,7 @@ from proxy.postgres.conversions import items_of
 from proxy.postgres.plan import Cast, Literal, Use
 from proxy.postgres.snapshot import INT4, TEXT, ProtectedColumn
 from proxy.postgres.types.base import DEFAULT
-from proxy.postgres.types.registry import resolve
+from proxy.postgres.types.registry import codec_of, resolve
 from proxy.postgres.values import seal_text
 
 
@@ -43,3 +43,12 @@ def test_a_cast_cuts_before_the_value_is_stored() -> None:
     cast = Cast(resolve("varchar(3)"))
     found = items_of(column("varchar(3)"), Use.STORE, b"abcdef", 0, 0, cast, DEFAULT)
     assert found == [(b"abc",)]
+
+
+def test_an_array_that_is_cast_may_be_one_of_smaller_integers() -> None:
+    small = resolve("int2[]")
+    raw = codec_of(small).parse(b"{7,NULL}", DEFAULT, -1)
+    wanted = codec_of(resolve("int4[]")).parse(b"{7,NULL}", DEFAULT, -1)
+    for use in (Use.STORE, Use.TAG, Use.SEARCH):
+        found = items_of(column("int4[]"), use, raw, 1, small.oid, Cast(resolve("int4[]")), DEFAULT)
+        assert found == [(wanted,)]

@@ -31,6 +31,25 @@ def stored(kind: str, source: str, text: str) -> str:
     return codec_of(declared).render(value, DEFAULT).decode()
 
 
+def test_an_array_of_a_narrower_type_is_assigned_element_by_element() -> None:
+    assert stored("int4[]", "int2[]", "[0:2]={1,NULL,-3}") == "[0:2]={1,NULL,-3}"
+    assert stored("varchar(3)[]", "text[]", "{abc}") == "{abc}"
+    assert stored("numeric(4,1)[]", "int8[]", "{7}") == "{7.0}"
+    for kind, source, text, code in (
+        ("varchar(3)[]", "text[]", "{abcd}", "22001"), ("numeric(3,1)[]", "int4[]", "{100}", "22003"),
+        ("int4[]", "text[]", "{1}", "42804"),
+    ):  # fmt: skip
+        with pytest.raises(DataError) as caught:
+            stored(kind, source, text)
+        assert caught.value.sqlstate == code, (kind, source)
+
+
+def test_arrays_of_two_types_have_no_equality() -> None:
+    with pytest.raises(DataError) as caught:
+        found("int4[]", "int2[]", "{1}")
+    assert caught.value.sqlstate == "42883"
+
+
 def found(kind: str, source: str, text: str) -> bytes | None:
     declared = resolve(kind)
     return compared(codec_of(declared), raw(source, text), resolve(source).oid, DEFAULT)

@@ -14,6 +14,7 @@ from proxy.postgres.snapshot import (
     BPCHAR,
     FLOAT4,
     FLOAT8,
+    INT2,
     INT4,
     INT8,
     NUMERIC,
@@ -21,7 +22,7 @@ from proxy.postgres.snapshot import (
     UNKNOWN,
     VARCHAR,
 )
-from proxy.postgres.types.array import Array
+from proxy.postgres.types.array import Array, read_binary_array, write_binary_array
 from proxy.postgres.types.base import MISMATCH, UNSUPPORTED, DataError, TextContext, TypeCodec
 from proxy.postgres.types.enum import Enum
 from proxy.postgres.types.floating import Float
@@ -33,6 +34,14 @@ from proxy.postgres.types.text import Text, Varchar, characters
 
 NUMBER = -1  # as a literal's type: a bare number, whose own digits decide
 _STRINGS = frozenset({TEXT, VARCHAR, BPCHAR})
+# element types whose every value the element type on the left has, length and scale aside
+_WIDENED = {
+    INT4: (INT2,), INT8: (INT2, INT4), NUMERIC: (INT2, INT4, INT8), FLOAT8: (FLOAT4,),
+    TEXT: (VARCHAR,), VARCHAR: (TEXT,),
+}  # fmt: skip
+_ARRAY_OF = {
+    codec_for(oid).array_oid: oid for oid in (INT2, INT4, INT8, FLOAT4, TEXT, VARCHAR)
+}  # array type -> type of its elements
 _EXACT = 2**53  # doubles below it hold every integer
 
 
@@ -56,10 +65,23 @@ def assigned(
     if isinstance(target, Text):
         return target.check(_as_text(binary, from_oid, ctx), typmod)
     if isinstance(target, Array):
-        return target.check(binary, typmod)  # the binary form names the type of its elements
+        return _array(target, binary, from_oid, typmod, ctx)
     if from_oid in _STRINGS:
         raise DataError(MISMATCH, f"column is of type {target.name} but expression is of type text")
     return target.coerce(binary, from_oid, typmod, ctx)
+
+
+def _array(target: Array, binary: bytes, from_oid: int, typmod: int, ctx: TextContext) -> bytes:
+    """An array whose elements every value of the target's has room for is assigned element by element:
+    psycopg sends small integers as int2[]. Other arrays keep to their own type."""
+    source = _ARRAY_OF.get(from_oid)
+    if source is None or source not in _WIDENED.get(target.elem.oid, ()):
+        return target.check(binary, typmod)  # the binary form names the type of its elements
+    found, _ = read_binary_array(codec_for(from_oid).check(binary, -1))
+    items = [
+        None if i is None else assigned(target.elem, i, source, typmod, ctx) for i in found.items
+    ]
+    return write_binary_array(items, target.elem.oid, found.lower)
 
 
 def cut(kind: TypeCodec, binary: bytes, typmod: int) -> bytes:
@@ -100,6 +122,8 @@ def compared(target: TypeCodec, binary: bytes, from_oid: int, ctx: TextContext) 
         return target.parse(binary, ctx, -1)
     if isinstance(target, (Text, Enum)) and from_oid in _STRINGS:
         return _string(target, binary, from_oid)
+    if isinstance(target, Array) and from_oid != target.oid and not target.elem.foreign_oid:
+        raise _no_operator(target, _source(from_oid, target.name).name)
     if from_oid == target.oid or isinstance(target, Array):
         return target.check(binary, -1)
     if isinstance(target, Integer):
