@@ -227,6 +227,8 @@ cdef class Wire:
             Py_INCREF(rows)
         self.fifo[(self.head + self.count) & (self.capacity - 1)] = e
         self.count += 1
+        if kind == 7:
+            self.known.discard(b"")  # a Query ends the unnamed statement
         self.segment_open = kind <= 5 or kind == 10
         if not self.segment_open:
             self.segment += 1
@@ -331,6 +333,7 @@ cdef class Wire:
         it, and the client `error` in place of the server's answer to it."""
         self.copier = None
         self.copy_in = False
+        self.unflushed = self.segment_open
         self.put_server(message)
         self.marker = marker
         self.instead = error
@@ -600,12 +603,14 @@ cdef class Wire:
             self.unnamed_moved = True
         self.parsed = None
         self.parsed_bind = None
+        self.known.discard(b"")
         return 0
 
     cdef int _no_unnamed(self) except -1:
         """The server is told to drop the unnamed statement, of which it is not known which it is: a
         Bind taken for another statement's could carry a protected value in clear."""
         self.unnamed_doubtful = False
+        self.known.discard(b"")
         self.put_server(b"C\0\0\0\6S\0")
         self._push(5, 1, None, None)
         return 0
@@ -670,7 +675,7 @@ cdef class Wire:
             return False
         name += 1
         end = <const uint8_t*>memchr(name, 0, n - pg_between(p, name))
-        if end == NULL or end == name:
+        if end == NULL:
             return False
         if PyBytes_FromStringAndSize(<char*>name, pg_between(name, end)) in self.known:
             return False
@@ -794,7 +799,9 @@ cdef class Wire:
                 if total - 1 > self.limit:
                     raise WireError("client", "message too large")
                 return None  # kept until the server is ready
-            dead = self.discard
+            # while the server skips to Sync it need not see what it would discard: the Parse behind which
+            # a Bind has its meaning was not sent either
+            dead = self.discard or (self.server_skips and not self.hands_off)
             if not self.hands_off and not dead and (t == 100 or t == 99 or t == 102):
                 # without a COPY the server ignores these three, so it need not see them
                 dead = not self.copy_in
@@ -872,6 +879,7 @@ cdef class Wire:
                         return (34, failed, None)
                     self.copier = None
                 self.copy_in = False
+                self.unflushed = self.segment_open  # CommandComplete waits for a Flush or Sync
             elif self.hands_off and t == 80:  # Parse
                 self._sent(1)
             elif self.hands_off and t == 81:  # Query
@@ -880,9 +888,10 @@ cdef class Wire:
                 self.c.pos += total
                 self.c.run = self.c.pos
                 continue
-            elif (t == 80 or t == 81) and self.watch is not None and not self.server_skips and (
+            elif (t == 80 or t == 81) and self.watch is not None and not self.server_skips and not (
+                    t == 81 and self.segment_open and self.count > 0) and (
                     self._passes(p + self.c.pos + 5, total - 5, t)):
-                if t == 80 and p[self.c.pos + 5] != 0:
+                if t == 80:
                     self.know((<const char*>p + self.c.pos + 5))
                 self._sent(1 if t == 80 else 7)
             elif t == 70 and self.hands_off:  # FunctionCall

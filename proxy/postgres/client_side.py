@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
 from proxy.metrics import pg_statements_total
-from proxy.native import FastParse, NativeError
+from proxy.native import FastParse, NativeError, WireError
 from proxy.postgres import sqlstate
 from proxy.postgres.checks import Operands
 from proxy.postgres.copy_data import (
@@ -107,7 +107,12 @@ class ClientSide:
         if wire.server_skips or wire.discard:
             wire.drop_client()  # the server would discard it, too, but would have seen it
             return
+        if wire.copy_in and kind != COPY_FAIL:
+            raise WireError("client", "unexpected message type during COPY from stdin")
         try:
+            if kind in (QUERY, FUNCTION_CALL) and wire.segment_open and wire.expected:
+                # if one before it failed, the server skips it: no Sync of ours may end that
+                raise Wait(None)
             if kind == QUERY:
                 self._query(payload)
             elif kind == PARSE:
@@ -320,8 +325,7 @@ class ClientSide:
             if message.name in session.statements.table:
                 wire.fast.pop(message.name, None)
                 change = session.statements.change(message.name, None, wire.segment)
-            if message.name:
-                wire.know(message.name)
+            wire.know(message.name)
             wire.expect(K_PARSE, 0, change)
             wire.forward_client()
             return
@@ -361,7 +365,11 @@ class ClientSide:
             if message.portal in names.table:
                 change = names.change(message.portal, None, wire.segment)
             wire.expect(K_BIND, 0, change)
-            wire.forward_client()
+            if wire.may_be_prepared(message.statement):
+                wire.forward_client()
+            else:  # the same error, and the values may have been meant for something protected
+                wire.put_server(Bind(message.portal, message.statement, (), (), ()).message())
+                wire.drop_client()
             return
         statement = self._fetching(self._still(message.statement, statement, False))
         plan = statement.plan

@@ -291,12 +291,16 @@ class ServerSide:
         canceled = failed and code == sqlstate.QUERY_CANCELED
         injection.lost = True
         injection.canceled = canceled and self._session.holds_message
-        injection.failed = failed and (not canceled or injection.in_segment)
+        # in a transaction that the client's statements before it have aborted nothing is answered
+        aborted = code == sqlstate.IN_FAILED_TRANSACTION
+        injection.failed = failed and (not (canceled or aborted) or injection.in_segment)
         injection.done = injection.in_segment  # else at ReadyForQuery
         if injection.in_segment and failed:
             code, text = sqlstate.SYSTEM_ERROR, "the session's settings cannot be read"
             if canceled:
                 code, text = sqlstate.QUERY_CANCELED, CANCELED
+            elif aborted:
+                code, text = sqlstate.IN_FAILED_TRANSACTION, sqlstate.ABORTED
             self._session.wire.put_client(error_response(code, text))
 
     def _injected(self, kind: int, payload: bytes, injection: Injection) -> None:

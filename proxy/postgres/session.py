@@ -219,7 +219,8 @@ class Session:
         if self._wait is None or self._message is None:
             return
         on = self._wait.on
-        if on is None and self.wire.expected and not self.wire.server_skips:
+        wire = self.wire
+        if on is None and wire.expected and not wire.server_skips and not wire.copy_in:
             return
         if isinstance(on, Injection):
             if not on.done:
@@ -360,10 +361,7 @@ class Session:
                 raise Wait(None)
             if _ENDS.match(sql):
                 return
-            raise Refusal(
-                "25P02",
-                "current transaction is aborted, commands ignored until end of transaction block",
-            )
+            raise Refusal(sqlstate.IN_FAILED_TRANSACTION, sqlstate.ABORTED)
         in_segment = wire.segment_open
         if not self.settings.known:
             raise Wait(self._inject("settings", settings_module.QUERY, in_segment))

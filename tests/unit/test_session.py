@@ -36,6 +36,7 @@ from tests.dialogue import (
     msg,
     parse,
     row,
+    split,
 )
 
 SELECT = b"SELECT id, email FROM users"
@@ -565,3 +566,64 @@ def test_nothing_grows_with_the_number_of_statements():
         tracemalloc.stop()
     assert min(grown[1:]) < 2 * 1024, f"{grown} bytes"
     assert not d.session.statements and not d.session.portals and not d.session.wire.fast
+
+
+@pytest.mark.parametrize("text", [SETTING.segments[0], REFUSED, b"SELECT 1"])
+def test_a_query_behind_a_segment_without_sync_waits_until_it_is_known_to_be_read(text: bytes):
+    """Else a Sync of ours behind it would end what the server skips, and what follows be executed."""
+    d = Dialogue(site())
+    sent = d.client(parse("", "SELECT nothing") + msg("Q", text + b"\0") + bind("", "") + SYNC)
+    assert kinds(sent) == "PH"
+    d.session.receive_server(error("42703"))
+    assert d.session.data_to_server() == SYNC, "what the server would skip is not sent"
+    assert kinds(d.server(READY)) == "EZ" and d.session.idle
+
+
+def test_a_query_behind_a_segment_that_went_well_is_sent():
+    d = Dialogue(site())
+    assert kinds(d.client(parse("", "SELECT 2") + msg("Q", SELECT + b"\0"))) == "PH"
+    d.session.receive_server(msg("1"))
+    assert kinds(d.sent()) == "Q"
+
+
+@pytest.mark.parametrize(
+    "before", [b"", parse("", "SELECT 2") + SYNC + msg("Q", b"SELECT 1\0"),
+               parse("", "SELECT 2") + msg("C", b"S\0") + SYNC],
+    ids=["none", "Query", "Close"],
+)  # fmt: skip
+def test_a_bind_of_an_unnamed_statement_that_is_none_goes_without_its_values(before: bytes):
+    d = Dialogue(site())
+    d.client(before)
+    if before:
+        closed = b"C" in kinds(split(before)).encode()
+        d.server(msg("1") + (msg("3") if closed else b"") + READY)
+        if not closed:
+            d.server(msg("C", b"SELECT 1\0") + READY)
+    sent = d.client(bind("", "", b"canary") + SYNC)
+    assert kinds(sent) == "BS" and Bind.read(sent[0][1]).values == ()
+    assert kinds(d.server(error("26000") + READY)) == "EZ"
+
+
+def test_a_bind_of_a_plain_unnamed_statement_goes_as_it_is():
+    d = Dialogue(site())
+    sent = d.client(parse("", "SELECT $1") + bind("", "", b"v") + SYNC)
+    assert kinds(sent) == "PBS" and Bind.read(sent[1][1]).values == (b"v",)
+
+
+def test_nothing_is_sent_to_a_server_that_skips_to_sync():
+    """The Parse of a protected statement is dropped then, so that its Bind would look like any other."""
+    d = Dialogue(site())
+    d.client(parse("", "SELECT nothing") + msg("H"))
+    d.server(error("42703"))
+    more = parse("b", INSERT.decode()) + bind("", "b", b"1", b"canary") + execute() + msg("H")
+    assert d.client(more) == []
+    assert kinds(d.client(SYNC)) == "S"
+    assert kinds(d.server(READY)) == "Z" and d.session.idle
+
+
+def test_a_bind_of_no_statement_to_a_portal_that_had_protected_rows_goes_without_its_values():
+    d = Dialogue(site())
+    d.client(parse("", SELECT.decode()) + bind("p", "") + SYNC)
+    d.server(msg("1") + msg("2") + READY)
+    sent = d.client(bind("p", "none", b"canary") + SYNC)
+    assert kinds(sent) == "BS" and Bind.read(sent[0][1]).values == ()
