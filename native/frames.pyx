@@ -166,6 +166,7 @@ cdef class Wire:
     cdef FastBind parsed_bind  # ... and how it is bound, until something changes
     cdef bint unnamed_moved  # it changed since all was answered, and `parsed` was or is involved
     cdef bint unnamed_doubtful  # ... and that failed: the server may have either
+    cdef bint unnamed_left  # the server may have an unnamed statement, whichever
     cdef set known  # names of statements that went to the server as the client sent them
     cdef public bint any_name  # SQL may have prepared others
     cdef public Watch watch  # texts without its words may pass, if set
@@ -227,8 +228,9 @@ cdef class Wire:
             Py_INCREF(rows)
         self.fifo[(self.head + self.count) & (self.capacity - 1)] = e
         self.count += 1
-        if kind == 7:
-            self.known.discard(b"")  # a Query ends the unnamed statement
+        if kind == 7:  # a Query ends the unnamed statement
+            self.known.discard(b"")
+            self.unnamed_left = False
         self.segment_open = kind <= 5 or kind == 10
         if not self.segment_open:
             self.segment += 1
@@ -363,6 +365,7 @@ cdef class Wire:
         """The server discards everything up to Sync; cookies of what it discards."""
         cdef list lost = []
         cdef Expected* e
+        self.unnamed_left = True  # what would have ended it may be among what is discarded
         if self.unnamed_moved:
             self.unnamed_doubtful = True
             self.parsed = None
@@ -609,7 +612,7 @@ cdef class Wire:
     cdef int _no_unnamed(self) except -1:
         """The server is told to drop the unnamed statement, of which it is not known which it is: a
         Bind taken for another statement's could carry a protected value in clear."""
-        self.unnamed_doubtful = False
+        self.unnamed_doubtful = self.unnamed_left = False
         self.known.discard(b"")
         self.put_server(b"C\0\0\0\6S\0")
         self._push(5, 1, None, None)
@@ -623,6 +626,7 @@ cdef class Wire:
         if total < 8 or p[5] != 0:
             return False
         self._unnamed_goes()
+        self.unnamed_left = True
         if not self.parses:
             return False
         found = self.parses.get(PyBytes_FromStringAndSize(<char*>p + 5, total - 5))
@@ -665,6 +669,15 @@ cdef class Wire:
         """Whether the server may have a statement of this name that went there as the client sent it."""
         return self.any_name or name in self.known
 
+    def without_values(self, bytes portal not None, bytes name not None, cookie):
+        """In place of the held Bind of a statement that the server cannot have, one without values."""
+        if not name and self.unnamed_left:
+            self._no_unnamed()
+        self.put_server(b"B" + (12 + len(portal) + len(name)).to_bytes(4, "big") + portal + b"\0" + name
+                        + b"\0\0\0\0\0\0\0")
+        self._push(2, 0, cookie, None)
+        self.drop_client()
+
     cdef bint _unknown(self, const uint8_t* p, Py_ssize_t n) except -1:
         """Sends a Bind (payload at `p`) of a statement that the server cannot have without its values:
         the answer is the same error, and they may have been meant for something protected."""
@@ -680,6 +693,8 @@ cdef class Wire:
         if PyBytes_FromStringAndSize(<char*>name, pg_between(name, end)) in self.known:
             return False
         self._flush_c()
+        if end == name and self.unnamed_left:
+            self._no_unnamed()  # it may have an older one, which without values could be executed
         head[0] = 66
         pg_put32(head + 1, <uint32_t>(4 + pg_between(p, end) + 1 + 6))
         pg_append(&self.cout, head, 5)

@@ -364,12 +364,12 @@ class ClientSide:
             change = None
             if message.portal in names.table:
                 change = names.change(message.portal, None, wire.segment)
+            if not wire.may_be_prepared(message.statement):
+                # the same error, and the values may have been meant for something protected
+                wire.without_values(message.portal, message.statement, change)
+                return
             wire.expect(K_BIND, 0, change)
-            if wire.may_be_prepared(message.statement):
-                wire.forward_client()
-            else:  # the same error, and the values may have been meant for something protected
-                wire.put_server(Bind(message.portal, message.statement, (), (), ()).message())
-                wire.drop_client()
+            wire.forward_client()
             return
         statement = self._fetching(self._still(message.statement, statement, False))
         plan = statement.plan

@@ -359,7 +359,7 @@ class Session:
         if wire.status == b"E":
             if wire.expected:
                 raise Wait(None)
-            if _ENDS.match(sql):
+            if _ENDS.match(sql) or not sql.strip():
                 return
             raise Refusal(sqlstate.IN_FAILED_TRANSACTION, sqlstate.ABORTED)
         in_segment = wire.segment_open

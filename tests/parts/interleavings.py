@@ -128,18 +128,18 @@ class Conversation:
         if r.random() < 0.5:
             out.append(msg("D", b"P" + portal + b"\0"))
         out.append(self._execute(portal))
-        if sql.startswith("COPY") and "FROM" in sql and r.random() < 0.8:
+        if r.random() < 0.1:
+            del out[r.randrange(len(out))]
+        if sql.startswith("COPY") and "FROM" in sql:
             out += self._copy(sql)
         elif r.random() < 0.2:
             out.append(self._execute(portal))
-        if r.random() < 0.1:
-            del out[r.randrange(len(out))]
         if r.random() < 0.6:
             out.append(msg("S"))
         return out
 
     def _query(self, sql: str) -> list[bytes]:
-        copies = "FROM STDIN" in sql and self._r.random() < 0.9
+        copies = "FROM STDIN" in sql
         return [msg("Q", sql.encode() + b"\0"), *(self._copy(sql) if copies else ())]
 
     def _copy(self, sql: str) -> list[bytes]:
