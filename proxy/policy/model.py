@@ -50,8 +50,16 @@ class Principal:
 
     kind: str
     name: str
-    # not in the hash: principals are keys of caches, and those of one name are few
-    circumstances: Circumstances = field(default=NOTHING_KNOWN, hash=False)
+    circumstances: Circumstances = NOTHING_KNOWN
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Once: it is the key of each decision. Of everything, since a client chooses its purpose
+        # and maybe its address: principals that differ in these only must not share a bucket.
+        object.__setattr__(self, "_hash", hash((self.kind, self.name, self.circumstances)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)

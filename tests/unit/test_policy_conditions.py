@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy.config.load import parse
 from proxy.config.policy import Hours, PolicyConfig, When
 from proxy.errors import ConfigError
-from proxy.keys.agent.messages import OpenItem, open_request, parse_open_request
+from proxy.keys.agent.messages import OpenItem, open_item, open_request, parse_open_request
 from proxy.keys.providers.base import Asking
 from proxy.policy.conditions import Who, in_force
 from proxy.policy.decide import Decision, Policy
@@ -190,10 +190,21 @@ def test_a_mistake_is_named_at_its_place(written: str, said: str) -> None:
     assert said in str(caught.value), caught.value
 
 
+def test_principals_that_differ_in_their_circumstances_only_are_spread_over_the_cache() -> None:
+    """A client chooses its purpose: with equal hashes each decision would walk through all of them."""
+    made = [
+        Principal("postgres", "app", Circumstances(f"10.0.0.{i % 50}", "", f"case-{i}"))
+        for i in range(1000)
+    ]
+    assert len({hash(p) for p in made}) == len(made)
+    again = Principal("postgres", "app", Circumstances("10.0.0.7", "", "case-7"))
+    assert (hash(again), again) == (hash(made[7]), made[7])
+
+
 def test_the_agent_hears_of_the_circumstances() -> None:
     who = Principal("mtls", "a", Circumstances("10.0.0.1", "CN=a", "case-1"))
     item = OpenItem("shop", b"record", Asking(who, CARD, Action.OPEN))
-    (heard,) = parse_open_request(open_request([item]))
+    (heard,) = parse_open_request(open_request([open_item(item)]))
     assert heard.asking is not None and heard.asking.principal == who
 
 
