@@ -335,9 +335,13 @@ class KeyService:
         self._audit.require()  # nothing is fetched that could not be written down
         async with self._slots:
             fresh = await self._unwrapped(await self._read(ring), asking)
-        if self._closed:
+        try:
+            if self._closed:
+                raise KeyUnavailable("the key service is closed")
+            self._audit.require()  # it may have gone down meanwhile, and `forget` been called
+        except KeyUnavailable:
             fresh.wipe()
-            raise KeyUnavailable("the key service is closed")
+            raise
         current = self._cache.peek(ring)
         keys = current if current is not None and current.merge(fresh) else fresh
         self._cache.put(ring, keys)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from proxy import native
+from proxy.audit.record import Line
 from proxy.audit.sink import MemorySink
 from proxy.config.model import Config
 from proxy.crypto import kdf
-from proxy.errors import AccessDenied, IntegrityError, KeyUnavailable
+from proxy.errors import AccessDenied, AuditUnavailable, IntegrityError, KeyUnavailable
 from proxy.keys.agent import messages
 from proxy.keys.agent.client import AgentProvider
 from proxy.keys.agent.guard import Guard
@@ -181,6 +182,48 @@ async def test_one_bad_record_takes_no_other_with_it(house: House) -> None:
     assert isinstance(results[1], native.KeyHandle)
 
 
+@pytest.mark.parametrize("name", ["n" * 3900, "n" * 5000], ids=["item", "text"])
+async def test_who_has_too_long_a_name_takes_no_other_with_it(house: House, name: str) -> None:
+    house.serve()
+    record = await record_of(house)
+    client = house.client()
+    asked = [asking(f"postgres:{name}"), *[asking()] * 20, asking(f"postgres:{name}")]
+    results = await asyncio.gather(
+        *(client.unwrap_ring(record, "shop", who) for who in asked), return_exceptions=True
+    )
+    assert isinstance(results[0], AccessDenied)
+    assert isinstance(results[-1], AccessDenied)
+    assert all(isinstance(r, native.KeyHandle) for r in results[1:-1])
+    assert (await client.unwrap_ring(record, "shop", asking())).alive
+
+
+async def test_nothing_is_opened_that_could_not_be_written_down(house: House) -> None:
+    class Away(MemorySink):
+        def require(self) -> None:
+            raise AuditUnavailable("away")
+
+    house.audit = Away()
+    house.serve()
+    record = await record_of(house)
+    with pytest.raises(KeyUnavailable, match="away"):
+        await house.client().unwrap_ring(record, "shop", asking())
+    assert house.provider.unwraps == 0
+
+
+async def test_a_key_whose_line_was_lost_is_wiped(house: House) -> None:
+    class Full(MemorySink):
+        def write(self, line: Line) -> None:
+            raise AuditUnavailable("full")
+
+    house.audit = Full()
+    house.serve()
+    record = await record_of(house)
+    house.provider.given.clear()
+    with pytest.raises(KeyUnavailable, match="full"):
+        await house.client().unwrap_ring(record, "shop", asking())
+    assert [h.alive for h in house.provider.given] == [False]
+
+
 async def test_errors_of_the_root_keep_their_class(house: House) -> None:
     house.serve()
     record = await record_of(house)
@@ -268,7 +311,8 @@ BAD = {
     "random of nothing": frame(Kind.RANDOM, b"\0\0"),
     "health with more": frame(Kind.HEALTH, b"x"),
     "a broken record": frame(
-        Kind.OPEN, messages.open_request([messages.OpenItem("shop", b"junk", None)])
+        Kind.OPEN,
+        messages.open_request([messages.open_item(messages.OpenItem("shop", b"junk", None))]),
     ),
 }
 
@@ -300,7 +344,8 @@ async def test_who_takes_no_answers_is_not_read_from_and_then_dropped(
 ) -> None:
     server = house.serve()
     record = await record_of(house)
-    payload = messages.open_request([messages.OpenItem("shop", record.encode(), None)] * 16)
+    item = messages.open_item(messages.OpenItem("shop", record.encode(), None))
+    payload = messages.open_request([item] * 16)
     deaf = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     deaf.setblocking(False)
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)

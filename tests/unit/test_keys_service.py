@@ -12,7 +12,13 @@ from proxy import native
 from proxy.audit.record import KeyDecision
 from proxy.audit.sink import MemorySink
 from proxy.config.model import CacheLimits, PolicyRule
-from proxy.errors import AccessDenied, IntegrityError, KeyDestroyed, KeyUnavailable
+from proxy.errors import (
+    AccessDenied,
+    AuditUnavailable,
+    IntegrityError,
+    KeyDestroyed,
+    KeyUnavailable,
+)
 from proxy.keys import ring as rings
 from proxy.keys import rootfile
 from proxy.keys.build import _new_version
@@ -406,6 +412,32 @@ async def test_closing_wipes_what_is_cached_and_what_is_on_its_way(house: House)
     assert not any(h.alive for h in house.provider.given)
     with pytest.raises(KeyUnavailable):
         service.ring_keys_now(APP, EMAIL, Action.OPEN)
+
+
+async def test_keys_that_arrive_after_the_audit_log_went_down_are_not_kept(house: House) -> None:
+    """`refuse`: what was forgotten when it went down must not come back with a flight."""
+
+    class Sink(MemorySink):
+        down = False
+
+        def require(self) -> None:
+            if self.down:
+                raise AuditUnavailable("down")
+
+    house.audit = sink = Sink()
+    await house.ring()
+    service = house.service(limits={"max_idle_seconds": 1000})
+    await service.ring_keys(APP, EMAIL, Action.OPEN)
+    house.now += 90  # in the last tenth: the next use renews, in the background
+    house.provider.gate.clear()
+    service.ring_keys_now(APP, EMAIL, Action.OPEN)
+    await settled(lambda: house.provider.unwraps == 2)
+    sink.down = True
+    service.forget()
+    house.provider.gate.set()
+    await settled(lambda: not service._flights)
+    assert service.ring_keys_now(APP, EMAIL, Action.OPEN) is None
+    assert not any(h.alive for h in house.provider.given)
 
 
 async def test_uses_and_bytes_bring_a_new_fetch(house: House) -> None:

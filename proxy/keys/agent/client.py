@@ -12,7 +12,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from proxy.errors import KeyUnavailable
+from proxy.errors import AccessDenied, KeyUnavailable
 from proxy.keys.agent import messages
 from proxy.keys.agent.link import Link
 from proxy.keys.agent.messages import Health, Kind, OpenItem, Outcome, Status
@@ -22,7 +22,7 @@ from proxy.native import ChannelError, KeyHandle
 
 _RETRY_SECONDS = 0.05
 _MAX_ASKED = 1024
-_MAX_BATCH = 16  # records of at most 4 KiB each fit a message
+_MAX_BATCH = 16  # items of less than 4 KiB each fit a message
 
 
 class _AgentGone(Exception):
@@ -56,7 +56,7 @@ class AgentProvider(Provider):
         self._connecting = asyncio.Lock()
         self._asked: dict[int, asyncio.Future[_Answer]] = {}
         self._last = 0
-        self._batch: list[tuple[OpenItem, asyncio.Future[KeyHandle]]] = []
+        self._batch: list[tuple[bytes, asyncio.Future[KeyHandle]]] = []
         self._batches: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -81,10 +81,14 @@ class AgentProvider(Provider):
     async def unwrap_ring(self, record: Record, ring: str, asking: Asking | None) -> KeyHandle:
         if len(self._batch) >= _MAX_ASKED:
             raise Overloaded("too many keys are asked of the key agent")
+        try:  # here, so that names that are too long are the asker's trouble, not the batch's
+            item = messages.open_item(OpenItem(ring, record.encode(), asking))
+        except messages.MessageError as error:
+            raise AccessDenied(f"the key agent cannot be asked for this: {error}") from None
         future: asyncio.Future[KeyHandle] = asyncio.get_running_loop().create_future()
         if not self._batch:
             asyncio.get_running_loop().call_soon(self._send_batch)
-        self._batch.append((OpenItem(ring, record.encode(), asking), future))
+        self._batch.append((item, future))
         return await future
 
     async def audit_key(self, record: Record, ring: str) -> tuple[bytes, KeyHandle]:
@@ -126,7 +130,7 @@ class AgentProvider(Provider):
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
 
-    async def _open(self, batch: list[tuple[OpenItem, asyncio.Future[KeyHandle]]]) -> None:
+    async def _open(self, batch: list[tuple[bytes, asyncio.Future[KeyHandle]]]) -> None:
         try:
             payload = messages.open_request([item for item, _ in batch])
             answer = await self._ask(Kind.OPEN, payload)

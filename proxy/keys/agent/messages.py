@@ -7,6 +7,7 @@ write. A reply has its request's kind with the high bit set, or is FAILED.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -23,6 +24,7 @@ from proxy.policy.model import Action, Circumstances, Principal, Resource
 
 MAX_ITEMS = 64  # of one OPEN; as many as a message has room for keys
 MAX_TEXT = 4096
+MAX_ITEM = 4095  # bytes of one item of an OPEN: sixteen fit a message
 MAX_DETAIL = 256
 
 
@@ -111,19 +113,26 @@ class Health:
     detail: str
 
 
-def open_request(items: list[OpenItem]) -> bytes:
-    out = [struct.pack(">H", len(items))]
-    for item in items:
-        out += [_text(item.ring), _lp(item.record)]
-        if item.asking is None:
-            out.append(b"\0")
-            continue
+def open_item(item: OpenItem) -> bytes:
+    """One item of an OPEN. MessageError: with names so long that it takes more than `MAX_ITEM`."""
+    out = [_text(item.ring), _lp(item.record)]
+    if item.asking is None:
+        out.append(b"\0")
+    else:
         who, what = item.asking.principal, item.asking.resource
         known = who.circumstances
         out += [b"\1", *map(_text, (who.kind, who.name))]
         out += map(_text, (known.client, known.identity, known.purpose))
         out += map(_text, (what.kind, what.name, what.ring, item.asking.action.value))
-    return b"".join(out)
+    written = b"".join(out)
+    if len(written) > MAX_ITEM:
+        raise MessageError(f"an item has at most {MAX_ITEM} bytes")
+    return written
+
+
+def open_request(items: Sequence[bytes]) -> bytes:
+    """`items`: each from `open_item`."""
+    return struct.pack(">H", len(items)) + b"".join(items)
 
 
 def parse_open_request(payload: bytes) -> list[OpenItem]:

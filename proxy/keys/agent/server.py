@@ -19,7 +19,7 @@ import structlog
 
 from proxy.audit.record import KeyDecision, Result
 from proxy.audit.sink import LogSink, Sink
-from proxy.errors import AccessDenied, SealgateError
+from proxy.errors import AccessDenied, AuditUnavailable, SealgateError
 from proxy.keys.agent import messages
 from proxy.keys.agent.client import peer_of
 from proxy.keys.agent.guard import Guard
@@ -168,9 +168,14 @@ class AgentServer:
             self.counts["denied"] += 1
             self._note("agent.deny", item, "denied", None, str(error))
             raise
+        self._audit.require()  # nothing is opened that could not be written down
         key = await self._timed(self._provider.unwrap_ring(record, item.ring, item.asking))
+        try:
+            self._note("agent.open", item, "allowed", decision.rule if decision else None, "")
+        except AuditUnavailable:
+            key.wipe()
+            raise
         self.counts["opened"] += 1
-        self._note("agent.open", item, "allowed", decision.rule if decision else None, "")
         return key
 
     async def health(self) -> Health:
