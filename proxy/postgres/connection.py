@@ -43,10 +43,11 @@ FROM_CLIENT, TO_CLIENT, FROM_SERVER = range(3)  # places in `PostgresListener.tr
 
 
 def _socket(transport: asyncio.Transport) -> int:
-    """The file descriptor below, or -1 where TLS lies between."""
-    if transport.get_extra_info("ssl_object") is not None:
+    """The file descriptor below, or -1 where TLS lies between or the transport is closed."""
+    below = transport.get_extra_info("socket")
+    if below is None or transport.get_extra_info("ssl_object") is not None:
         return -1
-    return int(transport.get_extra_info("socket").fileno())
+    return int(below.fileno())
 
 
 class ServerLeg(asyncio.Protocol):
@@ -136,10 +137,11 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        if self not in self.listener.connections:  # told already: see start_tls
+            return
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel_task()
         if self.server is not None and self.server.transport is not None:
             self.server.transport.close()
         if self.session is not None:
@@ -216,11 +218,14 @@ class Connection(asyncio.Protocol):
                 transport.resume_reading()
         try:
             session.receive_server(leg.inbox.take())
-            session.receive_client(self.inbox.take())
+            if not leg.inbox.failed:
+                session.receive_client(self.inbox.take())
         except Exception as error:
             self.broken(error)
             return
         self._pump()
+        if leg.inbox.failed:  # it left while something else was waited for
+            self.server_lost(leg)
         self.adjust_reading()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
@@ -228,15 +233,21 @@ class Connection(asyncio.Protocol):
         assert self.transport is not None
         self.transport.pause_reading()
         self.transport.write(b"S")
-        transport = await self._loop.start_tls(
-            self.transport,
-            self,
-            context,
-            server_side=True,
-            ssl_handshake_timeout=self.listener.config.limits.startup_timeout_seconds,
-        )
-        if transport is None:
-            raise ConnectionError("closed during the handshake")
+        try:
+            transport = await self._loop.start_tls(
+                self.transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=self.listener.config.limits.startup_timeout_seconds,
+            )
+            if transport is None:
+                raise ConnectionError("closed during the handshake")
+        except BaseException:
+            # until the handshake is done the socket's end is told to the TLS layer alone
+            self.transport.abort()
+            self.connection_lost(None)
+            raise
         self.transport = transport
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self.tls = transport.get_extra_info("ssl_object")
@@ -315,7 +326,11 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         relay.quick = False
-        relay.flush()
+        try:
+            relay.flush()
+        except Exception as error:  # a transport that is closed may refuse
+            self.broken(error)
+            return
         if session.hang_up:
             self.abort(quietly=True)
         elif not session.at_rest:
@@ -437,10 +452,13 @@ class Connection(asyncio.Protocol):
         if self._relay is not None:
             self._relay.stop()
 
-    def abort(self, quietly: bool = False) -> None:
-        self._stop()
+    def _cancel_task(self) -> None:
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
+
+    def abort(self, quietly: bool = False) -> None:
+        self._stop()
+        self._cancel_task()
         if self.server is not None and self.server.transport is not None:
             self.server.transport.close()
         if self.transport is not None:

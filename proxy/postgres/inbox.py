@@ -24,6 +24,11 @@ class Inbox:
     def full(self) -> bool:
         return len(self._data) > _LIMIT_BYTES
 
+    @property
+    def failed(self) -> bool:
+        """`fail` was called; what came before it can still be taken."""
+        return self._error is not None
+
     def __len__(self) -> int:
         return len(self._data)
 

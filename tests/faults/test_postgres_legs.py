@@ -297,6 +297,29 @@ def test_client_that_begins_and_stops(postgres, certs, data):
             pass
 
 
+@pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
+def test_client_that_leaves_in_the_handshake_keeps_nobodys_place(postgres, certs, reset):
+    cert, key = certs.server(label="front")
+    settings = config(
+        postgres,
+        tls=PostgresTls(cert_file=str(cert), key_file=str(key)),
+        limits=PostgresLimits(max_unauthenticated=3),
+    )
+    with Listening(settings) as running:
+        for _ in range(6):
+            with socket.create_connection(("127.0.0.1", running.port)) as link:
+                link.sendall(struct.pack("!II", 8, 80877103))
+                assert link.recv(1) == b"S"
+                if reset:
+                    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            end = time.monotonic() + 5
+            while running.listener.connections:
+                assert time.monotonic() < end, "it is still counted as a connection"
+                time.sleep(0.01)
+        with connect(postgres, running.port, sslmode="require", channel_binding="disable"):
+            pass
+
+
 def test_client_that_leaves_in_the_middle_takes_its_server_connection_along(postgres, proxy):
     with connect(postgres, postgres.port) as admin:
         count = (

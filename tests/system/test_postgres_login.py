@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from proxy.config.model import (
     ServerLogin,
     TlsClient,
 )
+from proxy.postgres import server_login
 from tests.parts.certificates import Certificates
 from tests.parts.front import config, connect, open_folder
 from tests.parts.listening import Listening
@@ -271,6 +273,31 @@ def test_server_that_lets_us_in_without_proof_is_not_believed(postgres, folder):
             alice(postgres, running.port)
         assert server is not None
         other._loop.call_soon_threadsafe(server.close)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+def test_server_that_leaves_while_its_last_answer_is_looked_at_is_heard_to_the_end(
+    postgres, folder, monkeypatch, tls
+):
+    answer = server_login.ServerLogin.answer
+
+    def slow(self: server_login.ServerLogin, kind: int, payload: bytes) -> bytes | None:
+        said = answer(self, kind, payload)
+        if self.done:
+            time.sleep(0.3)
+        return said
+
+    monkeypatch.setattr(server_login.ServerLogin, "answer", slow)
+    settings = scram(postgres, folder)
+    if not tls:
+        settings = settings.model_copy(update={"upstream_tls": TlsClient(mode="disable")})
+    with Listening(settings) as running:
+        with pytest.raises(psycopg.OperationalError, match='database "nowhere" does not exist'):
+            alice(postgres, running.port, dbname="nowhere")
+        end = time.monotonic() + 5
+        while running.listener.connections:
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 # ---- certificates in place of passwords --------------------------------------------------------
