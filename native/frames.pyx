@@ -8,7 +8,8 @@
 # discard everything up to Sync (postgres.c, ignore_till_sync); the FIFO does the same. Messages
 # that need no Python are copied in runs; a buffer of nothing else is handed on as the very object
 # that came in. Names of statements and portals that need Python are in two dicts; a name in
-# neither cannot refer to anything protected.
+# neither cannot refer to anything protected. A third holds the names of statements that went to the
+# server as the client sent them: a Bind of any other name goes without its values.
 #
 # COPY. CopyData passes, or goes through the CopyStream of the entry at the head. Before the
 # server's CopyInResponse it is not known which: then it waits.
@@ -81,6 +82,7 @@ cdef struct Expected:
     PyObject* rows
 
 
+cdef bytes _ANY_NAME = b"\0"  # among the plain names: SQL may have prepared any; no name has a zero in it
 cdef Expected _NOTHING  # all zero: what is expected when the FIFO is empty
 
 
@@ -167,18 +169,21 @@ cdef class Wire:
     cdef bint unnamed_moved  # it changed since all was answered, and `parsed` was or is involved
     cdef bint unnamed_doubtful  # ... and that failed: the server may have either
     cdef bint unnamed_left  # the server may have an unnamed statement, whichever
-    cdef set known  # names of statements that went to the server as the client sent them
-    cdef public bint any_name  # SQL may have prepared others
+    cdef dict plain  # name of a statement that went to the server as the client sent it -> its _Slot
+    cdef object parsing  # from the name in a Parse of such a one to the Change that it makes, or None
+    cdef public bint unnamed_plain  # the unnamed statement is such a one
     cdef public Watch watch  # texts without its words may pass, if set
 
-    def __cinit__(self, Py_ssize_t limit, dict statements, dict portals, bint hands_off=False):
+    def __cinit__(self, Py_ssize_t limit, dict statements, dict portals, bint hands_off=False,
+                  dict plain=None, parsing=None):
         self.limit = limit
         self.statements = statements
         self.portals = portals
         self.hands_off = hands_off
         self.fast = {}
         self.parses = {}
-        self.known = set()
+        self.plain = {} if plain is None else plain
+        self.parsing = parsing
         self._own_c(b"")
         self._own_s(b"")
         self.capacity = 16
@@ -229,8 +234,7 @@ cdef class Wire:
         self.fifo[(self.head + self.count) & (self.capacity - 1)] = e
         self.count += 1
         if kind == 7:  # a Query ends the unnamed statement
-            self.known.discard(b"")
-            self.unnamed_left = False
+            self.unnamed_plain = self.unnamed_left = False
         self.segment_open = kind <= 5 or kind == 10
         if not self.segment_open:
             self.segment += 1
@@ -257,7 +261,7 @@ cdef class Wire:
             Py_DECREF(dead)
         return 0
 
-    cdef int _sent(self, uint8_t kind) except -1:
+    cdef int _sent(self, uint8_t kind, object cookie=None) except -1:
         """A client message of this kind goes to the server untouched."""
         if kind == 6:
             if self.copy_in:
@@ -265,7 +269,7 @@ cdef class Wire:
             self.server_skips = False
         elif self.server_skips:
             return 0
-        return self._push(kind, 0, None, None)
+        return self._push(kind, 0, cookie, None)
 
     def expect(self, int kind, int flags=0, cookie=None, rows=None):
         """Registers a message that Python puts or forwards to the server.
@@ -548,7 +552,10 @@ cdef class Wire:
         """Whether a Bind, Describe, Execute or Close may name something protected."""
         cdef const uint8_t* end
         cdef const uint8_t* start = p
-        if not self.statements and not self.portals and self.parsed is None:
+        cdef bytes name
+        cdef object slot
+        if not self.statements and not self.portals and self.parsed is None and (
+                not self.plain or t == 68 or t == 69):
             return 0
         if t == 68 or t == 67:  # Describe, Close
             if n < 2:
@@ -561,7 +568,8 @@ cdef class Wire:
             if p[0] == 83:
                 if end == start and self.parsed is not None:
                     return 1
-                return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.statements
+                name = PyBytes_FromStringAndSize(<char*>start, pg_between(start, end))
+                return name in self.statements or (t == 67 and name in self.plain)
             return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.portals
         if PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.portals:
             return 1
@@ -572,7 +580,11 @@ cdef class Wire:
                 raise WireError("client", "name without end")
             if end == start and self.parsed is not None:
                 return 1
-            return PyBytes_FromStringAndSize(<char*>start, pg_between(start, end)) in self.statements
+            name = PyBytes_FromStringAndSize(<char*>start, pg_between(start, end))
+            if name in self.statements:
+                return 1
+            slot = self.plain.get(name)
+            return slot is not None and len(slot.changes) > 0  # what it means depends on answers
         return 0
 
     cdef bint _fast_bind(self, const uint8_t* p, Py_ssize_t total) except -1:
@@ -606,14 +618,13 @@ cdef class Wire:
             self.unnamed_moved = True
         self.parsed = None
         self.parsed_bind = None
-        self.known.discard(b"")
+        self.unnamed_plain = False
         return 0
 
     cdef int _no_unnamed(self) except -1:
         """The server is told to drop the unnamed statement, of which it is not known which it is: a
         Bind taken for another statement's could carry a protected value in clear."""
-        self.unnamed_doubtful = self.unnamed_left = False
-        self.known.discard(b"")
+        self.unnamed_doubtful = self.unnamed_left = self.unnamed_plain = False
         self.put_server(b"C\0\0\0\6S\0")
         self._push(5, 1, None, None)
         return 0
@@ -658,16 +669,12 @@ cdef class Wire:
             return True
         return PyBytes_FromStringAndSize(<char*>p, pg_between(p, name_end)) not in self.statements
 
-    def know(self, bytes name not None):
-        """A Parse of this name goes to the server as it is."""
-        if len(self.known) >= 65536:
-            self.known.clear()
-            self.any_name = True  # so many that it is not worth it
-        self.known.add(name)
-
-    def may_be_prepared(self, bytes name not None):
-        """Whether the server may have a statement of this name that went there as the client sent it."""
-        return self.any_name or name in self.known
+    cdef object _plain_parse(self, const uint8_t* p):
+        """A Parse (payload at `p`) goes to the server as it is; the cookie for its answer."""
+        if p[0] == 0:
+            self.unnamed_plain = True
+            return None
+        return None if self.parsing is None else self.parsing(<bytes>(<const char*>p))
 
     def without_values(self, bytes portal not None, bytes name not None, cookie):
         """In place of the held Bind of a statement that the server cannot have, one without values."""
@@ -684,14 +691,20 @@ cdef class Wire:
         cdef const uint8_t* name = <const uint8_t*>memchr(p, 0, n)
         cdef const uint8_t* end
         cdef uint8_t head[5]
-        if name == NULL or self.any_name:
+        cdef bytes named
+        if name == NULL:
             return False
         name += 1
         end = <const uint8_t*>memchr(name, 0, n - pg_between(p, name))
         if end == NULL:
             return False
-        if PyBytes_FromStringAndSize(<char*>name, pg_between(name, end)) in self.known:
-            return False
+        if end == name:
+            if self.unnamed_plain:
+                return False
+        else:
+            named = PyBytes_FromStringAndSize(<char*>name, pg_between(name, end))
+            if named in self.plain or _ANY_NAME in self.plain:
+                return False
         self._flush_c()
         if end == name and self.unnamed_left:
             self._no_unnamed()  # it may have an older one, which without values could be executed
@@ -702,12 +715,6 @@ cdef class Wire:
         pg_append(&self.cout, <const uint8_t*>b"\0\0\0\0\0\0", 6)
         self._push(2, 0, None, None)
         return True
-
-    cdef int _forget(self, const uint8_t* p, Py_ssize_t n) except -1:
-        """Close (payload at `p`) of a statement."""
-        if n >= 2 and p[0] == 83 and p[n - 1] == 0:
-            self.known.discard(PyBytes_FromStringAndSize(<char*>p + 1, n - 2))
-        return 0
 
     @property
     def unnamed_statement(self):
@@ -869,8 +876,6 @@ cdef class Wire:
                 if t == 67 and total == 7 and p[self.c.pos + 5] == 83 and p[self.c.pos + 6] == 0:
                     if not self.server_skips:  # Close of the unnamed statement
                         self._unnamed_goes()
-                if t == 67 and not self.hands_off:
-                    self._forget(p + self.c.pos + 5, total - 5)
                 if self.hands_off or not self._special(p + self.c.pos + 5, total - 5, t):
                     if t == 66 and not self.hands_off and not self.server_skips and (
                             self._unknown(p + self.c.pos + 5, total - 5)):
@@ -906,9 +911,8 @@ cdef class Wire:
             elif (t == 80 or t == 81) and self.watch is not None and not self.server_skips and not (
                     t == 81 and self.segment_open and self.count > 0) and (
                     self._passes(p + self.c.pos + 5, total - 5, t)):
-                if t == 80:
-                    self.know((<const char*>p + self.c.pos + 5))
-                self._sent(1 if t == 80 else 7)
+                self._sent(1 if t == 80 else 7,
+                           self._plain_parse(p + self.c.pos + 5) if t == 80 else None)
             elif t == 70 and self.hands_off:  # FunctionCall
                 self._sent(8)
             else:

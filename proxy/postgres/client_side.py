@@ -26,6 +26,18 @@ from proxy.postgres.copy_data import (
     needed_for_copy,
 )
 from proxy.postgres.cursors import changes, needed_for_cursor, resolved
+from proxy.postgres.expected import (
+    F_OPENS,
+    K_BIND,
+    K_CLOSE,
+    K_DESCRIBE,
+    K_EXECUTE,
+    K_FUNCTION,
+    K_PARSE,
+    K_POISON,
+    K_QUERY,
+    K_SYNC,
+)
 from proxy.postgres.fast import fast_bind
 from proxy.postgres.messages import (
     BIND,
@@ -33,7 +45,6 @@ from proxy.postgres.messages import (
     COPY_FAIL,
     DESCRIBE,
     EXECUTE,
-    FLUSH_MESSAGE,
     FUNCTION_CALL,
     PARSE,
     QUERY,
@@ -47,7 +58,7 @@ from proxy.postgres.messages import (
     frame,
     kind_and_name,
 )
-from proxy.postgres.needs import Injection, Wait
+from proxy.postgres.needs import Wait
 from proxy.postgres.plan import Effect, Literal, Plan, Refusal, StatementPlan, UnknownColumns
 from proxy.postgres.prepared import know_names, name_changes, server_oids, with_names
 from proxy.postgres.reprepare import still_meant
@@ -79,9 +90,6 @@ if TYPE_CHECKING:
     from proxy.native import FastBind, RowPlan, Wire
     from proxy.postgres.session import Session
 
-K_PARSE, K_BIND, K_DESCRIBE, K_EXECUTE, K_CLOSE, K_SYNC, K_QUERY = 1, 2, 3, 4, 5, 6, 7
-K_FUNCTION, K_POISON = 8, 10
-F_OPENS = 2
 _LOCAL = frozenset({Effect.SCHEMA_CHANGED, Effect.SETTINGS_CHANGED})
 _CLEARS = re.compile(rb"\b(deallocate|discard)\b", re.IGNORECASE)
 _EXECUTES = re.compile(rb"\b(execute)\b", re.IGNORECASE)
@@ -173,8 +181,8 @@ class ClientSide:
         if not payload.endswith(b"\0"):
             raise Malformed("Query without end")
         sql = payload[:-1]
-        know_names(wire, sql)
         plan = self._plan(sql, ())
+        know_names(session.plain, sql, plan.statements)
         if any(s.command == "TRANSACTION" and s.effects for s in plan.statements):
             session.transaction_ends()
         for s in plan.statements:
@@ -182,7 +190,7 @@ class ClientSide:
                 session.may_move(s.locks)
         found, prepared = with_names(session, plan.statements, self._plan, self._still, True)
         plan = self._as_known(plan, resolved(session, found))
-        names = session.statements or session.portals
+        names = session.statements or session.portals or session.plain
         clears = bool(names) and _CLEARS.search(sql) is not None
         if plan.transparent:
             changed = self._changes(plan, prepared, {})
@@ -319,13 +327,16 @@ class ClientSide:
             if one.moving:
                 session.may_move(one.locks)
             with_names(session, (one,), self._plan, self._still, False)
-        know_names(wire, message.sql)
+        know_names(session.plain, message.sql, plan.statements)
         if one is None or not special:
-            change = None
+            change: Change[Any] | None = None
             if message.name in session.statements.table:
                 wire.fast.pop(message.name, None)
                 change = session.statements.change(message.name, None, wire.segment)
-            wire.know(message.name)
+            if message.name:
+                change = session.plain.sent(message.name, wire.segment, change)
+            else:
+                wire.unnamed_plain = True
             wire.expect(K_PARSE, 0, change)
             wire.forward_client()
             return
@@ -364,7 +375,8 @@ class ClientSide:
             change = None
             if message.portal in names.table:
                 change = names.change(message.portal, None, wire.segment)
-            if not wire.may_be_prepared(message.statement):
+            name = message.statement
+            if not (session.plain.may_be(name, wire.segment) if name else wire.unnamed_plain):
                 # the same error, and the values may have been meant for something protected
                 wire.without_values(message.portal, message.statement, change)
                 return
@@ -499,7 +511,11 @@ class ClientSide:
         names = session.statements if kind == ord("S") else session.portals
         if kind == ord("S"):
             wire.fast.pop(name, None)
-        change = names.change(name, None, wire.segment) if name in names.table else None
+        change: Change[Any] | None = None
+        if name in names.table:
+            change = names.change(name, None, wire.segment)
+        if kind == ord("S") and name in session.plain.table:
+            change = session.plain.change(name, None, wire.segment, change)
         wire.expect(K_CLOSE, 0, change)
         wire.forward_client()
 
@@ -575,26 +591,3 @@ def _to_utf8(sql: bytes, codec: str | None) -> bytes:
         raise Refusal(
             sqlstate.CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding"
         ) from None
-
-
-def inject(wire: Wire, injection: Injection, sql: bytes, in_segment: bool) -> None:
-    """Asks the server something of our own, in the client's stream, with nothing of the client's
-    disturbed: named statement and portal, closed at once; Flush inside a segment, else Sync."""
-    name = POISON_NAME + b" query"
-    close = frame(CLOSE, b"S" + name + b"\0")
-    parts = [
-        *([(K_CLOSE, close)] if injection.leftover else []),
-        (K_PARSE, Parse(name, sql, ()).message()),
-        (K_BIND, Bind(name, name, (), (), ()).message()),
-        (K_EXECUTE, frame(EXECUTE, name + b"\0\0\0\0\0")),
-        (K_CLOSE, frame(CLOSE, b"P" + name + b"\0")),
-        (K_CLOSE, close),
-    ]
-    for kind, message in parts:
-        wire.put_server(message)
-        wire.expect(kind, 1, injection)
-    if in_segment:
-        wire.put_server(FLUSH_MESSAGE)
-    else:
-        wire.put_server(SYNC_MESSAGE)
-        wire.expect(K_SYNC, 1, injection)

@@ -1,4 +1,4 @@
-"""PREPARE, EXECUTE and DEALLOCATE, from their trees. Pure. (`prepared.py` goes on with them.)"""
+"""PREPARE, EXECUTE, DEALLOCATE and DISCARD ALL, from their trees. Pure. (`prepared.py` goes on with them.)"""
 
 from proxy.errors import ConfigError
 from proxy.postgres.grammar import Node, Text, inner, kind, type_text
@@ -7,6 +7,7 @@ from proxy.postgres.plan import Argument, Named
 from proxy.postgres.types.registry import resolve
 
 _STATEMENTS = ("prepare_stmt", "execute_stmt", "deallocate_stmt")
+_DISCARD_ALL = 1  # DiscardMode
 _AROUND = ("explain_stmt", "create_table_as_stmt")
 
 
@@ -17,6 +18,8 @@ def named_of(text: Text, which: str, node: Node, start: int, end: int) -> Named 
         if kind(query) == "execute_stmt":
             return Named("inside", query.execute_stmt.name.encode())
         return None
+    if which == "discard_stmt":
+        return Named("deallocate", b"") if inner(node).target == _DISCARD_ALL else None
     if which not in _STATEMENTS:
         return None
     statement = inner(node)

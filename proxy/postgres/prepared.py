@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.postgres.plan import Named, Plan, Refusal, StatementPlan, Use
 from proxy.postgres.snapshot import BYTEA, BYTEA_ARRAY, TEXT_ARRAY, ProtectedColumn
 from proxy.postgres.sqlstate import CONFIGURATION_LIMIT_EXCEEDED
-from proxy.postgres.statements import Change, Statement
+from proxy.postgres.statements import ANY_NAME, Change, PlainNames, Statement
 from proxy.postgres.token_lists import LISTS
 from proxy.postgres.types.array import binary_array_elements
 from proxy.postgres.types.base import DataError
@@ -23,7 +23,6 @@ from proxy.postgres.values import needed_for_bind, needed_for_text, server_param
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.native import Wire
     from proxy.postgres.session import Session
 
     PlanQuery = Callable[[bytes, tuple[int, ...]], Plan]
@@ -38,17 +37,20 @@ _PREPARES = re.compile(
 )
 
 
-def know_names(wire: Wire, sql: bytes) -> None:
-    """The names that PREPARE gives in this text may be bound. Where it stands without one that is
-    plain, any may."""
-    for found in _PREPARES.finditer(sql):
+def know_names(names: PlainNames, sql: bytes, plans: tuple[StatementPlan, ...]) -> None:
+    """The names that a PREPARE in this text gives which is no statement of it, but inside a function's
+    body or a string, may be bound from now on. Where it stands without one that is plain, any may."""
+    hidden = list(_PREPARES.finditer(sql))
+    if len(hidden) == sum(s.named is not None and s.named.verb == "prepare" for s in plans):
+        return  # `name_changes` knows these
+    for found in hidden:
         quoted, plain = found.groups()
         if quoted is not None:
-            wire.know(quoted.replace(b'""', b'"'))
+            names.assume(quoted.replace(b'""', b'"'), True)
         elif plain is not None:
-            wire.know(plain.lower())
+            names.assume(plain.lower(), True)
         else:
-            wire.any_name = True
+            names.assume(ANY_NAME, True)
 
 
 def with_names(
@@ -63,19 +65,25 @@ def with_names(
     `still` sees to it that a statement means what it meant. Raises Refusal, DataError, Wait, Uncertain.
     """
     here: dict[bytes, Statement | None] = {}
+    prepared: set[bytes] = set()  # ... and are there, if the text comes so far
     found, made = [], []
     for plan in plans:
         named, new = plan.named, None
         if named is not None and named.verb == "prepare":
             plan, new = _prepare(session, plan, named, plan_query, simple)
             here[named.name] = new
+            prepared.add(named.name)
         elif named is not None and named.verb == "deallocate":
             here[named.name] = None
+            prepared = prepared - {named.name} if named.name else set()
         elif named is not None:
             known = here.get(named.name) or session.statements.look(
                 named.name, session.wire.segment
             )
-            if known is None and not session.wire.may_be_prepared(named.name):
+            gone = bool(here.keys() & {b"", named.name})
+            if known is None and named.name not in prepared and (
+                gone or not session.plain.may_be(named.name, session.wire.segment)
+            ):  # fmt: skip
                 # its values may have been meant for something protected
                 shown = named.name.decode("utf-8", "replace")
                 raise Refusal("26000", f'prepared statement "{shown}" does not exist')
@@ -201,20 +209,27 @@ def _quoted(name: bytes) -> bytes:
 
 def name_changes(
     session: Session, plan: StatementPlan, statement: Statement | None
-) -> list[Change[Statement]]:
+) -> list[Change[Any]]:
     """What becomes of the names of prepared statements; to be noted when the statement is sent."""
     named, names, segment = plan.named, session.statements, session.wire.segment
     if named is None or named.verb not in ("prepare", "deallocate"):
         return []
     if named.verb == "deallocate" and not named.name:
-        found = list(names.table)
+        found = [*names.table, *session.plain.table]
     else:
         found = [named.name]
     for name in found:
         session.wire.fast.pop(name, None)
     if statement is not None:
         return [names.change(named.name, statement, segment)]
-    return [names.change(name, None, segment) for name in found if name in names.table]
+    made = [names.change(name, None, segment) for name in found if name in names.table]
+    if named.verb == "prepare":
+        sent = session.plain.sent(named.name, segment)
+        return made if sent is None else [*made, sent]
+    return [
+        *made,
+        *(session.plain.change(n, None, segment) for n in found if n in session.plain.table),
+    ]
 
 
 def server_oids(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.metrics import pg_statements_total
 from proxy.postgres import sqlstate
-from proxy.postgres.client_side import K_QUERY
+from proxy.postgres.expected import K_QUERY
 from proxy.postgres.messages import QUERY, TERMINATE, error_response
 from proxy.postgres.session import Session
 

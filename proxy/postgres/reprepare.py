@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.postgres.expected import F_SWALLOW, K_CLOSE, K_PARSE, K_SYNC
 from proxy.postgres.messages import CLOSE, SYNC_MESSAGE, Parse, frame
 from proxy.postgres.plan import Refusal, StatementPlan
 from proxy.postgres.prepared import server_oids
@@ -19,8 +20,6 @@ from proxy.postgres.values import needed_for_text, render_text, several_keys
 if TYPE_CHECKING:
     from proxy.postgres.prepared import PlanQuery
     from proxy.postgres.session import Session
-
-_K_PARSE, _K_CLOSE, _K_SYNC, _F_SWALLOW = 1, 5, 6, 1
 
 
 def still_meant(
@@ -57,10 +56,10 @@ def _prepared_again(
     conforming = session.settings.standard_conforming_strings
     text = render_text(plan.segments, codecs, session.text_context, conforming, several)
     wire.put_server(frame(CLOSE, b"S" + name + b"\0"))
-    wire.expect(_K_CLOSE, _F_SWALLOW)
+    wire.expect(K_CLOSE, F_SWALLOW)
     wire.put_server(Parse(name, text, server_oids(plan, old.oids, several)).message())
-    wire.expect(_K_PARSE, _F_SWALLOW, session.statements.change(name, new, wire.segment))
+    wire.expect(K_PARSE, F_SWALLOW, session.statements.change(name, new, wire.segment))
     if alone:
         wire.put_server(SYNC_MESSAGE)
-        wire.expect(_K_SYNC, _F_SWALLOW)
+        wire.expect(K_SYNC, F_SWALLOW)
     return new

@@ -216,6 +216,7 @@ class ServerSide:
             self._session.wire.set_rows(None)
         if cookie.clears and tag in _CLEARING_TAGS:
             self._session.statements.forget()
+            self._session.plain.forget()
             if tag == b"DISCARD ALL\0":
                 self._session.portals.forget()
             self._session.wire.forget_fast()

@@ -18,9 +18,10 @@ from proxy.native import KeyGone, Wire
 from proxy.policy.model import Action, Principal
 from proxy.postgres import settings as settings_module
 from proxy.postgres import sqlstate
-from proxy.postgres.client_side import ClientSide, inject
+from proxy.postgres.client_side import ClientSide
 from proxy.postgres.copy_data import CopyData, needed_for_copy
 from proxy.postgres.error_details import without_sealed
+from proxy.postgres.injecting import inject
 from proxy.postgres.messages import COPY_FAILED, FLUSH_MESSAGE, TERMINATE
 from proxy.postgres.motion import Stand
 from proxy.postgres.names import tables_of
@@ -38,7 +39,7 @@ from proxy.postgres.server_side import CANCELED, ServerSide
 from proxy.postgres.settings import Settings
 from proxy.postgres.snapshot import Snapshot
 from proxy.postgres.startup import Negotiation, StartupMessage
-from proxy.postgres.statements import Names, Portal, Statement
+from proxy.postgres.statements import Names, PlainNames, Portal, Statement
 from proxy.postgres.types.base import TextContext
 from proxy.postgres.values import ResultRows, needed_for_rows, row_codecs
 
@@ -87,11 +88,14 @@ class Session:
         self.finished = False  # a lost connection is no surprise any more
         self.statements: Names[Statement] = Names()
         self.portals: Names[Portal] = Names()
+        self.plain = PlainNames()
         self.wire = Wire(
             site.config.limits.max_message_bytes,
             self.statements.table,
             self.portals.table,
             not self.protected,
+            self.plain.table,
+            lambda name: self.plain.sent(name, self.wire.segment),
         )
         if self.protected:
             self.wire.on_error = lambda error: without_sealed(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from proxy.native import RowPlan
 from proxy.postgres.messages import Bind
@@ -63,12 +63,17 @@ class Change(Generic[T]):
     name: bytes
     value: T | None
     segment: int
+    also: Change[Any] | None = None  # what the same message makes of the name in another table
 
     def done(self) -> None:
         self.names._settle(self, True)
+        if self.also is not None:
+            self.also.done()
 
     def lost(self) -> None:
         self.names._settle(self, False)
+        if self.also is not None:
+            self.also.lost()
 
 
 @dataclass
@@ -98,10 +103,12 @@ class Names(Generic[T]):
             return None
         raise Uncertain
 
-    def change(self, name: bytes, value: T | None, segment: int) -> Change[T]:
+    def change(
+        self, name: bytes, value: T | None, segment: int, also: Change[Any] | None = None
+    ) -> Change[T]:
         """Notes a change that goes to the server now."""
         slot = self.table.setdefault(name, _Slot())
-        change = Change(self, name, value, segment)
+        change = Change(self, name, value, segment, also)
         slot.changes.append(change)
         return change
 
@@ -123,9 +130,44 @@ class Names(Generic[T]):
         if slot.current is None and not slot.changes:
             del self.table[name]
 
+    def assume(self, name: bytes, value: T) -> None:
+        """The name may mean this by now, of which no answer will tell."""
+        self.table.setdefault(name, _Slot()).current = value
+
     def forget(self, keep: Callable[[T], bool] = lambda value: False) -> None:
         """The server has dropped all names but those to keep; changes on their way stay."""
         for name, slot in list(self.table.items()):
             if slot.current is not None and not keep(slot.current):
                 slot.current = None
             self._tidy(name, slot)
+
+
+ANY_NAME = b"\0"  # SQL may have prepared any; no name has a zero in it
+_MOST_NAMES = 65536
+
+
+class PlainNames(Names[bool]):
+    """Statements that are at the server as the client sent them; the framing looks into `table`.
+
+    A name that was closed, deallocated or never taken is none of them, from the answer on: values bound to
+    it may be meant for something protected.
+    """
+
+    def may_be(self, name: bytes, segment: int) -> bool:
+        """Whether the server may have such a statement for a message sent now. Raises Uncertain."""
+        if ANY_NAME in self.table:
+            return True
+        slot = self.table.get(name)
+        if slot is not None and slot.changes and slot.changes[-1].value:
+            return True  # it was sent: what is bound to it is meant for it
+        return bool(self.look(name, segment))
+
+    def sent(
+        self, name: bytes, segment: int, also: Change[Any] | None = None
+    ) -> Change[Any] | None:
+        """A Parse or PREPARE of this name goes to the server as it is. Of too many names `also` is left:
+        then any may be there."""
+        if len(self.table) >= _MOST_NAMES:
+            self.assume(ANY_NAME, True)
+            return also
+        return self.change(name, True, segment, also)

@@ -286,6 +286,26 @@ def test_a_value_for_a_statement_that_was_closed(stand: Stand) -> None:
     assert state_of(stand.side.last()) == "26000"
 
 
+@pytest.mark.parametrize("end", ["DEALLOCATE ALL", "DEALLOCATE plain", "DISCARD ALL", "Close"])
+def test_a_value_for_a_name_that_was_a_plain_statements(stand: Stand, end: str) -> None:
+    conn = stand.side.conn
+    conn.send_prepare(b"plain", b"SELECT $1::text")
+    stand.side.last()
+    if end != "DISCARD ALL":  # where it is forbidden
+        for sql in ("BEGIN", "SELECT 1/0", "DEALLOCATE ALL", "ROLLBACK"):  # nothing of this happens
+            stand.side.simple(sql)
+        conn.send_query_prepared(b"plain", [b"harmless"])
+        assert state_of(stand.side.last()) == ""
+    if end == "Close":
+        conn.send_close_prepared(b"plain")
+        stand.side.last()
+    else:
+        assert stand.side.simple(end).error is None
+    c = stand.canary(f"Bind of a plain statement that is gone by {end}").encode()
+    conn.send_query_prepared(b"plain", [c])
+    assert state_of(stand.side.last()) == "26000"
+
+
 def test_too_many_parameters(stand: Stand) -> None:
     c = stand.canary("Bind with too many parameters").encode()
     stand.side.conn.send_prepare(b"one", b"INSERT INTO people (email) VALUES ($1)")

@@ -400,6 +400,10 @@ def test_a_closed_name_is_not_there_any_more() -> None:
     d = watching()
     d.client(parse("x", "SELECT 2") + SYNC)
     d.client(msg("C", b"Sx\0") + SYNC)
+    assert kinds(d.client(bind("", "x", SECRET) + SYNC)) == "H", "not before that is known"
+    sent = d.server(msg("1") + READY + msg("3") + READY) and d.sent()
+    assert kinds(sent) == "BS" and Bind.read(sent[0][1]).values == ()
+    d.server(error("26000") + READY)
     assert bound(d, "x").values == ()
     d = watching()
     d.client(msg("C", b"Ss\0") + SYNC)
