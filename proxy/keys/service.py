@@ -53,6 +53,7 @@ _TICK_SECONDS = 1.0
 _PROBE_SECONDS = 10.0
 _SUMMARY_SECONDS = 60.0
 _MANY_USES = 1 << 20
+_MOST_COUNTED = 16_384  # principals are told apart by circumstances, which clients choose
 
 
 class KeyService:
@@ -105,7 +106,7 @@ class KeyService:
         keys = self._cache.get(resource.ring)
         if keys is None:
             return None
-        self._used[(principal, resource, action)] += 1
+        self._count_uses(principal, resource, action, 1)
         metrics.key_cache_hits_total.inc()
         if self._cache.wants_refresh(resource.ring) and self._may_retry(resource.ring):
             self._flight(resource.ring, Asking(principal, resource, action))
@@ -120,7 +121,7 @@ class KeyService:
         self, principal: Principal, resource: Resource, action: Action, count: int
     ) -> None:
         """Counts uses that were made of keys handed out before."""
-        self._used[(principal, resource, action)] += count
+        self._count_uses(principal, resource, action, count)
         self._cache.note_uses(resource.ring, count)
 
     async def ring_keys(self, principal: Principal, resource: Resource, action: Action) -> RingKeys:
@@ -280,12 +281,29 @@ class KeyService:
             )
         )
 
+    def _count_uses(
+        self, principal: Principal, resource: Resource, action: Action, count: int
+    ) -> None:
+        self._used[(principal, resource, action)] += count
+        if len(self._used) >= _MOST_COUNTED:
+            self._summarise()
+
     def _summarise(self) -> None:
+        """One line for each name, resource, action and rule: a line tells no circumstances."""
         used, self._used = self._used, Counter()
+        lines: dict[tuple[str, str, Resource, Action, int | None], tuple[Principal, Decision]] = {}
+        counts: Counter[tuple[str, str, Resource, Action, int | None]] = Counter()
         for (principal, resource, action), count in used.items():
             decision = self._policy.decide(principal, resource, action)
+            line = (principal.kind, principal.name, resource, action, decision.rule)
+            lines.setdefault(line, (principal, decision))
+            counts[line] += count
+        for line, (principal, decision) in lines.items():
+            _, _, resource, action, _ = line
             with contextlib.suppress(AuditUnavailable):  # the log counts what it loses
-                self._note("key.uses", principal, resource, action, "allowed", decision, "", count)
+                self._note(
+                    "key.uses", principal, resource, action, "allowed", decision, "", counts[line]
+                )
 
     # -- fetching ------------------------------------------------------------------------------
 

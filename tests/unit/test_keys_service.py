@@ -31,7 +31,7 @@ from proxy.keys.service import KeyService
 from proxy.keys.stores.file import FileRingStore
 from proxy.native import KeyHandle
 from proxy.policy.decide import Policy
-from proxy.policy.model import Action, Principal, Resource
+from proxy.policy.model import Action, Circumstances, Principal, Resource
 
 APP = Principal("postgres", "app")
 EMAIL = Resource("column", "shop.public.users.email", "shop")
@@ -487,6 +487,21 @@ async def test_uses_from_memory_are_summed_up_in_the_audit(house: House) -> None
     last = house.audit.lines[-1]
     assert isinstance(last, KeyDecision)
     assert (last.event, last.count, last.principal) == ("key.uses", 7, "postgres:app")
+
+
+async def test_a_client_that_changes_its_purpose_fills_neither_memory_nor_the_audit_log(
+    house: House,
+) -> None:
+    await house.ring()
+    service = house.service()
+    await service.ring_keys(APP, EMAIL, Action.OPEN)
+    for n in range(40_000):
+        who = Principal("postgres", "app", Circumstances(purpose=f"case-{n}"))
+        service.note_uses(who, EMAIL, Action.OPEN, 1)
+    assert len(service._used) < 20_000
+    await service.close()
+    uses = [e for e in house.audit.lines if isinstance(e, KeyDecision) and e.event == "key.uses"]
+    assert sum(e.count for e in uses) == 40_000 and len(uses) <= 4
 
 
 def test_a_provider_is_what_the_service_expects() -> None:
