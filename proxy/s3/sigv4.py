@@ -69,12 +69,16 @@ def signing_key(secret: str, date: str, region: str, service: str = "s3") -> byt
 
 
 def stated_purpose(request: Request, auth: Authenticated) -> str:
-    """What the client gives as its purpose, in a header or the query; "" where it does not, or where
-    the signature would not cover it (version 2)."""
+    """What the client gives as its purpose, in a header or the query; "" where it does not, where it
+    gives two, or where the signature would not cover it (version 2).
+
+    Two headers `a` and `b` are signed as one `a,b` is: who relays a request could cut it in two."""
     if not auth.scope:
         return ""
-    stated = request.get(PURPOSE) or request.param(PURPOSE) or ""
-    return stated if len(stated) <= MAX_PURPOSE else ""
+    stated = [v for n, v in request.headers if n == PURPOSE]
+    if request.raw_query:
+        stated += [v for n, v in request.query if n == PURPOSE]
+    return stated[0] if len(stated) == 1 and len(stated[0]) <= MAX_PURPOSE else ""
 
 
 def is_signed(request: Request) -> bool:

@@ -10,6 +10,7 @@ never on a whole transfer: `Wire.stalled` compares two looks at the counters.
 """
 
 import asyncio
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import cast
@@ -182,6 +183,16 @@ def body_of(wire: "Wire", headers: Headers, default: int | None) -> Body:
     return Body(wire, default, False)
 
 
+def _address_of(transport: asyncio.BaseTransport) -> str:
+    """Empty where a peer on TCP is gone already: getpeername(2) fails, what it sent can still be read.
+    Such a peer is on no network, least of all on this machine's own."""
+    peer = transport.get_extra_info("peername")
+    if isinstance(peer, tuple):
+        return str(peer[0])
+    link = transport.get_extra_info("socket")
+    return LOCAL if link is not None and link.family == socket.AF_UNIX else ""
+
+
 class Wire(asyncio.BufferedProtocol, ABC):
     """Base of the client's and the origin's connection."""
 
@@ -199,7 +210,9 @@ class Wire(asyncio.BufferedProtocol, ABC):
         self._feeds: Wire | None = None
         self._drained: asyncio.Future[None] | None = None
         self.closed = False
-        self.client_address = ""  # IP address of the other end, or "local": a Unix socket
+        self.client_address = (
+            ""  # IP address of the other end, "local" (a Unix socket), "": not known
+        )
         self.received_bytes = 0
         self.written_bytes = 0
         self._look: tuple[int, int, int] = (-1, -1, -1)
@@ -237,8 +250,7 @@ class Wire(asyncio.BufferedProtocol, ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
-        peer = transport.get_extra_info("peername")
-        self.client_address = str(peer[0]) if isinstance(peer, tuple) else LOCAL
+        self.client_address = _address_of(transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._shared

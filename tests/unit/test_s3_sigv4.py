@@ -12,7 +12,15 @@ from botocore.credentials import Credentials
 from proxy.s3 import sigv4
 from proxy.s3.message import Request, encode_path, parse_query
 from proxy.s3.s3error import S3Error
-from proxy.s3.sigv4 import Authenticated, ChunkVerifier, OriginCredentials, sign, verify
+from proxy.s3.sigv4 import (
+    PURPOSE,
+    Authenticated,
+    ChunkVerifier,
+    OriginCredentials,
+    sign,
+    stated_purpose,
+    verify,
+)
 
 KEYS = {"AKIDEXAMPLE": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}
 TARGETS = [
@@ -236,3 +244,30 @@ def test_the_chunk_signatures_of_amazons_example_verify() -> None:
         verifier.check_chunk(hashlib.sha256(data).hexdigest(), signature)
     with pytest.raises(S3Error):
         verifier.check_chunk(hashlib.sha256(b"x").hexdigest(), "0" * 64)
+
+
+def test_a_purpose_is_what_the_signature_covers_in_one_piece() -> None:
+    request = signed_by_botocore("GET", "/bucket/key", **{"x-sealgate-purpose": "a,b"})
+    auth = verify(request, KEYS.get, now())
+    assert stated_purpose(request, auth) == "a,b"
+    host = [h for h in request.headers if h[0] != PURPOSE]
+    cut = Request("GET", request.path, "", [*host, (PURPOSE, "a"), (PURPOSE, "b")])
+    assert stated_purpose(cut, verify(cut, KEYS.get, now())) == ""  # the signature is right
+    other = Request("GET", request.path, "", [*host, (PURPOSE, "b")])
+    assert code_of(other) == "SignatureDoesNotMatch"
+    slipped_in = signed_by_botocore("GET", "/bucket/key")
+    slipped_in.headers.append((PURPOSE, "b"))
+    assert code_of(slipped_in) == "AccessDenied"
+
+
+def test_a_purpose_in_a_url_is_signed_or_refused() -> None:
+    request = presigned_by_botocore("GET", "/bucket/key?x-sealgate-purpose=case-1")
+    assert stated_purpose(request, verify(request, KEYS.get, now())) == "case-1"
+    two = Request("GET", request.path, request.raw_query, [*request.headers, (PURPOSE, "b")])
+    assert code_of(two) == "AccessDenied"
+    changed = Request(
+        "GET", request.path, request.raw_query.replace("case-1", "case-2"), request.headers
+    )
+    assert code_of(changed) == "SignatureDoesNotMatch"
+    of_version_2 = Authenticated("k", sigv4.UNSIGNED, b"", "", "", "")
+    assert stated_purpose(request, of_version_2) == ""
