@@ -44,9 +44,15 @@ class Chain:
         self.n = 0
         self.mac = ZERO_MAC
         self._key = key
+        self._next: KeyHandle | None = None  # the key of the line after, while one is being sealed
 
     def seal(self, time: str, event: str, fields: Mapping[str, Field]) -> bytes:
-        """The next line, with its newline. The chain stays where it is until `advance`."""
+        """The next line, with its newline. The chain stays where it is until `advance`.
+
+        ArenaFull: here, not in `advance`, so that no line is written that the chain cannot follow.
+        """
+        if self._next is None:
+            self._next = kdf.audit_next_key(self._key)
         body = _dumped(
             {
                 "n": self.n + 1,
@@ -62,14 +68,17 @@ class Chain:
 
     def advance(self, line: bytes) -> None:
         """`line`, just made by `seal`, is written: its key is gone."""
+        assert self._next is not None
         self.n += 1
         self.mac = line[-67:-3].decode()
-        key, self._key = self._key, kdf.audit_next_key(self._key)
-        key.wipe()
+        self._key.wipe()
+        self._key, self._next = self._next, None
 
     def wipe(self) -> None:
         """No line can be added any more. Idempotent."""
         self._key.wipe()
+        if self._next is not None:
+            self._next.wipe()
 
 
 def parse(line: bytes) -> Entry | None:

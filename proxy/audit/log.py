@@ -15,6 +15,7 @@ import contextlib
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,10 +28,10 @@ from proxy.audit.chain import FORMAT, Chain
 from proxy.audit.events import EVENTS, Durability, Field, checked
 from proxy.audit.files import Files
 from proxy.audit.record import Line
-from proxy.audit.witness import Witness, as_field
+from proxy.audit.witness import Head, Witness, as_field
 from proxy.config.audit import AuditConfig
 from proxy.errors import AuditUnavailable
-from proxy.native import KeyHandle
+from proxy.native import ArenaFull, KeyHandle
 
 _BEFORE_START = 10_000  # lines
 _COUNTED = 4096  # different events that are counted at a time
@@ -38,6 +39,7 @@ _RETRY_SECONDS = 1.0
 _TICK_SECONDS = 1.0
 _QUIET_CHECKPOINTS = 6  # where only checkpoints are new, one in so many is written
 _JUMP_SECONDS = 2.0
+_FAILURES = (OSError, ArenaFull)  # a line was not written, and the chain is where it was
 
 log = structlog.get_logger("audit")
 
@@ -74,7 +76,7 @@ class AuditLog:
         self._wall = wall
         self._boot = boot
         self._chain: Chain | None = None
-        self._waiting: list[tuple[str, str, dict[str, Field]]] = []
+        self._waiting: deque[tuple[str, str, dict[str, Field]]] = deque()
         self._counted: dict[tuple[object, ...], tuple[str, dict[str, Field], int]] = {}
         self._down = False
         self._retry_at = 0.0
@@ -112,7 +114,8 @@ class AuditLog:
 
     def start(self, source: WriterKey, ring: str, sign: Sign | None) -> None:
         """The chain begins, with what has waited. Raises AuditUnavailable if no file can be
-        written and the setting says `refuse`."""
+        written and the setting says `refuse`; then it has not begun, and may be started again."""
+        lost = self._lost
         self._chain = Chain(source.key, source.writer)
         directory = Path(self._config.path)
         self._files = Files(directory, self._role, self._chain.writer)
@@ -126,19 +129,31 @@ class AuditLog:
         self._sign = sign
         self._offset = self._wall() - self._boot()
         metrics.audit_up.set(1)
-        self._emit(
-            "process.start",
-            {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "release": __version__,
-                "config": self._digest,
-                "heads": as_field(self._witness.first()),
-            },
-        )
-        waiting, self._waiting = self._waiting, []
-        for when, event, fields in waiting:
-            self._emit(event, fields, when)
+        heads: list[Head] = []
+        with contextlib.suppress(OSError):  # of the directory: the first line says so, too
+            heads = self._witness.first()
+        try:
+            self._emit(
+                "process.start",
+                {
+                    "pid": os.getpid(),
+                    "host": socket.gethostname(),
+                    "release": __version__,
+                    "config": self._digest,
+                    "heads": as_field(heads),
+                },
+            )
+            while self._waiting:
+                when, event, fields = self._waiting[0]
+                self._emit(event, fields, when)
+                self._waiting.popleft()
+            if self._lost and not self._down:  # while it waited
+                self._emit("audit.gap", {"lost": self._lost})
+                self._lost = 0
+        except AuditUnavailable:
+            self._end_chain()
+            self._down, self._lost = False, lost
+            raise
 
     def run(self) -> None:
         """Checkpoints, summaries and the watch on the clock go on until `stop`."""
@@ -148,8 +163,12 @@ class AuditLog:
         """The last line is on the disk, and the key is gone. Idempotent."""
         for task in filter(None, (self.starting, self._task)):
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await task
+            except asyncio.CancelledError:
+                pass
+            except Exception as error:  # whatever it was, the key is wiped below
+                log.error("audit log went on without its task", error=type(error).__name__)
         self.starting = self._task = None
         if self._chain is None:
             return
@@ -157,10 +176,16 @@ class AuditLog:
             self.summarise()
             await self.sign()
             self._emit("process.stop", {"reason": reason})
-        self._chain.wipe()
-        self._chain = None
+        self._end_chain()
+
+    def _end_chain(self) -> None:
+        """The key is gone, and nothing of the file is under way."""
+        if self._chain is not None:
+            self._chain.wipe()
+            self._chain = None
         if self._sync is not None:
             self._sync.cancel()
+            self._sync = None
         self._files.close()
 
     @property
@@ -206,7 +231,11 @@ class AuditLog:
 
     def checkpoint(self) -> None:
         """The last lines of others that are new stand in this chain."""
-        heads = self._witness.changed()
+        try:
+            heads = self._witness.changed()
+        except OSError as error:  # seen the next time
+            log.warning("audit directory cannot be read", error=error.strerror)
+            return
         self._quiet = 0 if any(not h.quiet for h in heads) else self._quiet + 1
         if heads and (self._quiet == 0 or self._quiet >= _QUIET_CHECKPOINTS):
             self._quiet = 0
@@ -242,7 +271,8 @@ class AuditLog:
         when = when or self._now()
         if self._chain is None:
             if len(self._waiting) >= _BEFORE_START:
-                raise AuditUnavailable("the audit log has not started")
+                self._miss()
+                return
             self._waiting.append((when, event, fields))
             return
         if self._down and not self._recovered():
@@ -251,7 +281,7 @@ class AuditLog:
         try:
             self._append(when, event, fields)
             self._make_durable(EVENTS[event].durability)
-        except OSError as error:
+        except _FAILURES as error:
             self._fail(error)
 
     def _append(self, when: str, event: str, fields: Mapping[str, Field]) -> None:
@@ -268,7 +298,7 @@ class AuditLog:
         try:
             fields = {"file": str(fresh), "previous": previous, **self._origin}
             self._put(self._now(), "file.open", checked("file.open", fields))
-        except OSError:
+        except _FAILURES:
             self._files.undo()
             raise
         self._files.keep()  # before the sync: the chain has gone on to this file
@@ -316,11 +346,11 @@ class AuditLog:
 
     # -- when it cannot be written -------------------------------------------------------------
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: Exception) -> None:
         if not self._down:
             log.critical(
                 "audit log cannot be written",
-                error=error.strerror,
+                error=getattr(error, "strerror", None) or str(error),
                 on_failure=self._config.on_failure,
             )
         self._down = True
@@ -346,7 +376,7 @@ class AuditLog:
         try:
             self._append(self._now(), "audit.gap", {"lost": self._lost})
             self._files.sync()
-        except OSError:
+        except _FAILURES:
             return False
         log.error("audit log can be written again", lost=self._lost)
         self._down, self._lost = False, 0

@@ -9,16 +9,21 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy import native
 from proxy.audit.events import EVENTS, Durability
 from proxy.audit.files import Files
+from proxy.audit.log import AuditLog, WriterKey
 from proxy.audit.record import Happening, KeyDecision
+from proxy.config.audit import AuditConfig
+from proxy.crypto import kdf
 from proxy.errors import AuditUnavailable
-from tests.parts.audited import RING, Clock, Log, verify
+from tests.parts.audited import RING, VERSION, Clock, Log, master, verify
 from tests.parts.small_verifier import check, master_of
 
 DENY = KeyDecision("key.deny", "postgres:eve", "column:a.b.c.d", "open", "app", "denied", 3)
@@ -282,3 +287,105 @@ def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     (path,) = (tmp_path / "log").iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
     files.close()
+
+
+def test_a_full_arena_loses_a_line_and_not_the_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    log = Log(tmp_path, 1, clock)
+    log.say(1)
+
+    def full(key: native.KeyHandle) -> native.KeyHandle:
+        raise native.ArenaFull("no slot")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kdf, "audit_next_key", full)
+        for _ in range(2):
+            with pytest.raises(AuditUnavailable):
+                log.say(2)
+    clock.now += 2
+    log.say(3)
+    assert [line["version"] for line in lines(tmp_path, "ring.rotate")] == [1, 3]
+    assert [line["lost"] for line in lines(tmp_path, "audit.gap")] == [2]
+    assert not verify(tmp_path).findings
+
+
+def unstarted(path: Path, **settings: Any) -> AuditLog:
+    clock = Clock()
+    config = AuditConfig.model_validate({"path": str(path), **settings})
+    return AuditLog(config, "worker", wall=clock, boot=clock)
+
+
+def begin(log: AuditLog) -> None:
+    key = master()
+    log.start(WriterKey(b"w" * 16, kdf.audit_writer_key(key, b"w" * 16), VERSION), "ring", None)
+    key.wipe()
+
+
+def test_a_start_that_failed_keeps_what_waits_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = unstarted(tmp_path)
+    log.write(FETCH)
+    disk = _FullDisk(monkeypatch, 0)
+    with pytest.raises(AuditUnavailable):
+        begin(log)
+    with pytest.raises(AuditUnavailable, match="not started"):
+        log.require()
+    assert list(tmp_path.iterdir()) == []
+    disk.room = 1 << 20
+    begin(log)
+    log.require()
+    assert [line["e"] for line in lines(tmp_path)] == ["file.open", "process.start", "key.fetch"]
+    assert not verify(tmp_path).findings
+
+
+def test_with_continue_what_cannot_wait_for_the_start_is_lost_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.audit.log._BEFORE_START", 3)
+    log = unstarted(tmp_path, on_failure="continue")
+    for _ in range(5):
+        log.write(FETCH)
+    begin(log)
+    assert len(lines(tmp_path, "key.fetch")) == 3
+    assert [line["lost"] for line in lines(tmp_path, "audit.gap")] == [2]
+    with pytest.raises(AuditUnavailable):
+        refusing = unstarted(tmp_path)
+        for _ in range(4):
+            refusing.write(FETCH)
+
+
+async def test_a_directory_that_cannot_be_read_stops_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.audit.log._TICK_SECONDS", 0.001)
+    log = Log(tmp_path, 1, Clock(), checkpoint_seconds=1, on_failure="continue")
+    log.run()
+
+    def unreadable(path: Path) -> Iterator[os.DirEntry[str]]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", unreadable)
+        log.checkpoint()
+        await asyncio.sleep(0.02)
+    assert log._task is not None
+    assert not log._task.done()
+    await log.stop("done")
+    assert not verify(tmp_path).findings
+
+
+async def test_stop_wipes_the_key_though_the_task_has_died(tmp_path: Path) -> None:
+    log = Log(tmp_path, 1, Clock())
+    chain = log._chain
+    assert chain is not None
+
+    async def die() -> None:
+        raise ZeroDivisionError
+
+    log._task = asyncio.create_task(die())
+    await asyncio.sleep(0)
+    await log.stop("done")
+    assert not chain._key.alive
