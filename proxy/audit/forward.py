@@ -118,7 +118,7 @@ class Forwarder:
     async def _lock(self) -> int:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f".forward-{self._name}.lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             while True:
                 try:
@@ -144,7 +144,11 @@ class Forwarder:
     def _save(self) -> None:
         self._cursor = {n: at for n, at in self._cursor.items() if n in self._sizes}
         fresh = self._cursor_path.with_suffix(".new")
-        fresh.write_text(json.dumps(self._cursor))
+        fresh.unlink(missing_ok=True)
+        # The key agent's user may write to the directory, too: nothing of its is followed.
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump(self._cursor, file)
         os.replace(fresh, self._cursor_path)
 
     async def _drop(self) -> None:

@@ -13,7 +13,7 @@ class AgentConfig(Section):
     """
 
     # its own user (a name or a uid), where `serve` is started as root; the token's files and the
-    # source of the PIN have to be readable to it
+    # source of the PIN have to be readable to it, and its group is let into the audit directory
     user: str | None = None
     socket: str | None = None  # a path in a directory that nobody else can write to
     # how long a request waits for a key, a restart of the agent included

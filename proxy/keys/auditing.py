@@ -21,9 +21,10 @@ _RETRY_SECONDS = 1.0
 _tasks: set[asyncio.Task[None]] = set()
 
 
-async def begin(audit: AuditLog, provider: Provider, store: RingStore) -> None:
+async def begin(audit: AuditLog, provider: Provider, store: RingStore | Ring) -> None:
     """The log has its key and runs; or, while the token or store is merely away, will when it is
-    back. Raises CredentialRefused, CapabilityMissing, or ConfigError if the ring is not there."""
+    back. `store`: or the audit ring itself, for who cannot read there. Raises CredentialRefused,
+    CapabilityMissing, or ConfigError if the ring is not there."""
     try:
         await start(audit, provider, store)
         audit.run()
@@ -37,7 +38,7 @@ async def begin(audit: AuditLog, provider: Provider, store: RingStore) -> None:
         audit.starting = task
 
 
-async def _later(audit: AuditLog, provider: Provider, store: RingStore) -> None:
+async def _later(audit: AuditLog, provider: Provider, store: RingStore | Ring) -> None:
     while True:
         await asyncio.sleep(_RETRY_SECONDS)
         try:
@@ -51,10 +52,10 @@ async def _later(audit: AuditLog, provider: Provider, store: RingStore) -> None:
         return
 
 
-async def start(audit: AuditLog, provider: Provider, store: RingStore) -> None:
+async def start(audit: AuditLog, provider: Provider, store: RingStore | Ring) -> None:
     """The log has its key. Raises KeyUnavailable, ConfigError."""
     await provider.open()
-    ring = await _ring(store, audit.ring)
+    ring = store if isinstance(store, Ring) else await ring_of(store, audit.ring)
     active = ring.active
     if active is None or active.wrapped is None:
         raise ConfigError(f"ring {ring.name}, of the audit log, has no active version")
@@ -65,7 +66,8 @@ async def start(audit: AuditLog, provider: Provider, store: RingStore) -> None:
     audit.start(WriterKey(writer, key, active.key_id), ring.name, signer(provider))
 
 
-async def _ring(store: RingStore, name: str) -> Ring:
+async def ring_of(store: RingStore, name: str) -> Ring:
+    """The audit ring. Raises ConfigError, KeyUnavailable."""
     ring = await store.get(name)
     if ring is None:
         raise ConfigError(
@@ -100,7 +102,7 @@ async def masters(provider: Provider, store: RingStore, name: str) -> dict[str, 
     """What verifies the chains of each version of the audit ring, by version id. The caller wipes
     them. Versions that were destroyed are not among them."""
     found: dict[str, KeyHandle] = {}
-    for version in (await _ring(store, name)).versions:
+    for version in (await ring_of(store, name)).versions:
         if version.wrapped is None:
             continue
         key = await provider.unwrap(version.wrapped, ring_context(name))

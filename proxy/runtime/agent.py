@@ -34,18 +34,24 @@ from proxy.keys.agent.messages import Health
 from proxy.keys.agent.server import AgentServer, Role, RoleOf
 from proxy.keys.build import prepare_memory, provider_of, store_of
 from proxy.keys.providers.base import CapabilityMissing, CredentialRefused, Provider
+from proxy.keys.ring import Ring
+from proxy.keys.stores.base import StoreUnavailable
 from proxy.runtime import logs
 
 EXIT_CONFIG = 4  # an operator must act: not started again
 EXIT_HUNG = 5
+EXIT_AGAIN = 6
 _BEAT_SECONDS = 1.0
 
 log = structlog.get_logger("agent")
 
 
 class _Agent:
-    def __init__(self, config: Config, generation: int, status_fd: int) -> None:
+    def __init__(
+        self, config: Config, generation: int, status_fd: int, audit_ring: Ring | None
+    ) -> None:
         self._config = config
+        self._audit_ring = audit_ring  # None: it is in the store, which we can read
         self._status_fd = status_fd
         self._tried = generation
         self._problem: str | None = None
@@ -63,9 +69,7 @@ class _Agent:
         keys = self._config.keys
         provider = provider_of(keys)
         config = self._config
-        self._audit: AuditLog | None = None
-        if config.audit is not None and keys.agent.user is None:  # another user cannot write there
-            self._audit = AuditLog(config.audit, "agent", digest(config))
+        self._audit = AuditLog(config.audit, "agent", digest(config)) if config.audit else None
         server = AgentServer(
             provider,
             Guard(self._config),
@@ -77,14 +81,14 @@ class _Agent:
             # Before the token is asked: who connects meanwhile waits instead of failing.
             opening = asyncio.ensure_future(self._open(provider))
             roles: list[RoleOf] = [
-                partial(worker_only, os.getppid()),
+                partial(worker_only, os.getppid(), supervisor_uid),
                 partial(operator_only, supervisor_uid),
             ]
             for listener, role_of in zip(listeners, roles, strict=False):
                 server.start(listener, role_of)
             await opening
             if self._audit is not None:
-                await auditing.begin(self._audit, provider, store_of(keys))
+                await auditing.begin(self._audit, provider, self._audit_ring or store_of(keys))
             server.opened.set()
             looking: asyncio.Future[Health] | None = None
             while not self._stop.is_set():
@@ -147,8 +151,11 @@ class _Agent:
         _say(self._status_fd, what | {"tried": self._tried, "problem": self._problem})
 
 
-def worker_only(supervisor: int, pid: int, uid: int) -> Role | None:
-    """A child of the supervisor is a worker."""
+def worker_only(supervisor: int, supervisor_uid: int, pid: int, uid: int) -> Role | None:
+    """A child of the supervisor, and of its user, is a worker. Both, since the supervisor may be the
+    first process of a container, whose children are all that have lost their parents."""
+    if uid != supervisor_uid:
+        return None
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             parent = int(file.read().rsplit(b")", 1)[1].split()[1])
@@ -177,6 +184,21 @@ def _become(name: str) -> None:
     os.environ["HOME"] = found.pw_dir
 
 
+def _ring_for_audit(config: Config) -> Ring | None:
+    """Before we become somebody who may not read the store. Nothing of it is secret."""
+    if config.audit is None:
+        return None
+    return asyncio.run(auditing.ring_of(store_of(config.keys), config.audit.ring))
+
+
+def _check_audit(config: Config, user: str) -> None:
+    if config.audit is not None and not os.access(config.audit.path, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"audit.path: {config.audit.path} cannot be reached by {user}, the key agent's user; "
+            "let that user enter each directory above it"
+        )
+
+
 def _first_line(fd: int) -> str:
     """Byte by byte, since what follows belongs to the loop."""
     found = bytearray()
@@ -196,13 +218,19 @@ def main() -> None:
     try:
         config, generation = read_dump(_first_line(sys.stdin.fileno()))
         logs.set_up(config.log, pid=os.getpid())
+        audit_ring = None
         if options.user:
+            audit_ring = _ring_for_audit(config)
             _become(options.user)
+            _check_audit(config, options.user)
         native.harden_process()
         prepare_memory(config.keys)
         listeners = [socket.socket(fileno=fd) for fd in options.listen_fd]
-        agent = _Agent(config, generation, options.status_fd)
+        agent = _Agent(config, generation, options.status_fd, audit_ring)
         uvloop.run(agent.serve(listeners, options.supervisor_uid))
+    except StoreUnavailable as error:  # it may come back: started again
+        log.error("key agent waits for the ring store", error=str(error))
+        sys.exit(EXIT_AGAIN)
     except SealgateError as error:
         _say(options.status_fd, {"ready": False, "error": str(error)})
         sys.exit(EXIT_CONFIG)

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -139,7 +140,7 @@ class AgentKeeper:
             born = time.monotonic()
             try:
                 code = await self._run_once()
-            except OSError as error:  # no process, no pipe: as if it had died at once
+            except (OSError, ValueError) as error:  # no process; no JSON: as if it had died
                 log.error("key agent was not started", reason=str(error))
                 code = -1
             self.ready = False
@@ -160,16 +161,16 @@ class AgentKeeper:
         status_read, status_write = os.pipe()
         stdin_read, self._stdin = os.pipe()
         fds = [listener.fileno() for listener in self._listeners]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "proxy.runtime.agent",
-            "--supervisor-uid", str(os.geteuid()), "--status-fd", str(status_write),
-            *(word for fd in fds for word in ("--listen-fd", str(fd))), *self._as_user,
-            stdin=stdin_read,
-            pass_fds=[*fds, status_write],
-            env={**os.environ, "LD_BIND_NOW": "1"},  # lazy binding leaves key bytes on the stack
-        )  # fmt: skip
-        os.close(status_write)
-        os.close(stdin_read)
+        try:
+            process = await self._spawned(stdin_read, status_write, fds)
+        except BaseException:
+            os.close(status_read)
+            os.close(self._stdin)
+            self._stdin = -1
+            raise
+        finally:
+            os.close(status_write)
+            os.close(stdin_read)
         self._process, self.pid, self._heard_at = process, process.pid, time.monotonic()
         os.set_blocking(self._stdin, False)
         self._hand_over()
@@ -191,6 +192,18 @@ class AgentKeeper:
             os.close(self._stdin)
             self._stdin = -1
         return ended.result()
+
+    async def _spawned(
+        self, stdin: int, status: int, listeners: list[int]
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "proxy.runtime.agent",
+            "--supervisor-uid", str(os.geteuid()), "--status-fd", str(status),
+            *(word for fd in listeners for word in ("--listen-fd", str(fd))), *self._as_user,
+            stdin=stdin,
+            pass_fds=[*listeners, status],
+            env={**os.environ, "LD_BIND_NOW": "1"},  # lazy binding leaves key bytes on the stack
+        )  # fmt: skip
 
     async def _listen(self, fd: int) -> None:
         reader = asyncio.StreamReader()
@@ -223,7 +236,20 @@ def _as_user(config: Config) -> list[str]:
     if name is None:
         log.warning("the key agent runs as root, as the workers do; set keys.agent.user")
         return []
-    return ["--user", user_of(config.keys)[2]]
+    _, group, user = user_of(config.keys)
+    if config.audit is not None:
+        _let_in(Path(config.audit.path), group)
+    return ["--user", user]
+
+
+def _let_in(directory: Path, group: int) -> None:
+    """The agent's group may add files to the audit directory, and take none of others away."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chown(directory, -1, group)
+        directory.chmod(0o1770)  # sticky
+    except OSError as error:
+        raise ConfigError(f"audit.path: {directory}: {error.strerror}") from None
 
 
 def without_root_secrets(config: Config) -> dict[str, str]:

@@ -331,7 +331,8 @@ class Supervisor:
         old, old_file = list(self.workers), self._config_file
         config_file = self._hand_over(config, self._generation)
         agent = self.agent
-        if config.keys == self.config.keys and agent.failed is None:
+        same = (config.keys, config.audit) == (self.config.keys, self.config.audit)
+        if same and agent.failed is None:
             agent.tell(config, self._generation)
         else:  # one of its own: the old one stays for the old workers
             try:

@@ -1,6 +1,8 @@
 """The key agent's payloads: what is written is read, and nothing else is."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -18,7 +20,7 @@ from proxy.keys.agent.messages import (
 )
 from proxy.keys.providers.base import Asking
 from proxy.keys.record import Subject
-from proxy.policy.model import Action, Principal, Resource
+from proxy.policy.model import Action, Circumstances, Principal, Resource
 
 text = st.text(max_size=40)
 askings = st.builds(
@@ -112,3 +114,30 @@ def test_a_changed_request_is_refused_or_canonical(
 def test_kinds_of_replies_are_not_kinds_of_questions() -> None:
     replies = {kind | messages.REPLY for kind in Kind} | {FAILED}
     assert not replies & set(Kind)
+
+
+def test_an_item_is_what_the_manual_says() -> None:
+    """docs/reference/keys.md, "Agent protocol", written here a second time."""
+
+    def t(*texts: str) -> bytes:
+        return b"".join(len(x.encode()).to_bytes(2, "big") + x.encode() for x in texts)
+
+    who = Principal("postgres", "app", Circumstances("10.0.0.1", "CN=a", "case-1"))
+    what = Resource("column", "shop.public.a.b", "shop")
+    head = t("shop") + b"\x00\x03rec"
+    assert messages.open_item(OpenItem("shop", b"rec", None)) == head + b"\x00"
+    assert messages.open_item(OpenItem("shop", b"rec", Asking(who, what, Action.MASK))) == (
+        head + b"\x01" + t("postgres", "app", "10.0.0.1", "CN=a", "case-1")
+        + t("column", "shop.public.a.b", "shop", "mask")
+    )  # fmt: skip
+    assert messages.open_request([head + b"\x00"]) == b"\x00\x01" + head + b"\x00"
+
+
+def test_the_manual_has_every_kind_and_every_status() -> None:
+    manual = Path(__file__).parents[2].joinpath("docs/reference/keys.md").read_text()
+    (protocol,) = re.findall(r"## Agent protocol\n(.*?)\n## ", manual, re.DOTALL)
+    for kind in Kind:
+        assert f"| {kind} {kind.name.lower().replace('_', ' ')} |" in protocol
+    for status in Status:
+        if status is not Status.OK:
+            assert re.search(rf"[|,] {status} {status.name.lower().replace('_', ' ')}\b", protocol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ import pytest
 from botocore.config import Config
 
 from tests.parts.front import open_folder
+from tests.parts.proxy import COMMAND, Proxy
 from tests.parts.served import until
 from tests.parts.stack import APP_KEY, APP_SECRET, Stack
 
@@ -165,6 +167,7 @@ def test_the_agent_has_its_own_user_and_commands_ask_it() -> None:
         def with_user() -> dict[str, Any]:
             found = document()
             found["keys"]["agent"] = {"user": "nobody", "socket": str(folder / "agent.sock")}
+            found["audit"] = {"path": str(folder / "audit"), "checkpoint_seconds": 0.5}
             return found
 
         stack._document = with_user  # type: ignore[method-assign]
@@ -182,15 +185,60 @@ def test_the_agent_has_its_own_user_and_commands_ask_it() -> None:
                 load.more(1)
             time.sleep(1.5)  # until it has said what it did so far
             asked = agent(stack)["counts"]["requests"]
+            env = {**os.environ, **stack.proxy.env}
             for secret in ("SG_PIN", "SG_PASSPHRASE"):
                 stack.proxy.env.pop(secret, None)
             stack.proxy.run("keys", "rotate", "--config", str(stack.config), "app")  # without the PIN
             until(lambda: agent(stack)["counts"]["requests"] > asked)
+            there = (folder / "audit").stat()
+            assert (there.st_uid, oct(there.st_mode & 0o7777)) == (0, "0o1770")
+        # with the PIN again, since nobody else answers now
+        words = ("audit", "verify", "--strict", "--json", "--config", str(stack.config))
+        said = subprocess.run(
+            [*COMMAND, *words], env=env, capture_output=True, text=True, check=False
+        )
+        assert json.loads(said.stdout)["whole"] and said.returncode == 0, said
+        (file,) = (folder / "audit").glob("*-agent-*.jsonl")
+        assert (file.stat().st_uid, oct(file.stat().st_mode & 0o777)) == (65534, "0o600")
+        events = {json.loads(line)["e"] for line in file.open()}
+        assert {"agent.open", "checkpoint.signed", "process.stop"} <= events
+        others = [f.read_text() for f in (folder / "audit").glob("*-worker-*.jsonl")]
+        assert any(file.name in text for text in others), "no worker has seen the agent's lines"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user needs root")
+def test_an_audit_directory_out_of_the_agents_reach_ends_the_start_with_its_name(
+    tmp_path: Path,
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    config = tmp_path / "sealgate.yaml"
+    config.write_text(
+        f"""
+keys:
+  provider: {{kind: software, file: {tmp_path}/root, passphrase: {{env: SG_PASSPHRASE}}}}
+  store: {{kind: file, path: {tmp_path}/rings}}
+  agent: {{user: nobody}}
+audit: {{path: {closed}/audit}}
+admin: {{listen: {{port: 0}}}}
+postgres:
+  listen: {{port: 0}}
+  upstream: {{host: 127.0.0.1, port: 5432}}
+  database: shop
+  catalog: {{user: app}}
+"""
+    )
+    env = {"SG_PASSPHRASE": "a passphrase of the tests"}
+    Proxy(config, env=env).init_keys("app")
+    served = subprocess.run(
+        [*COMMAND, "serve", "--config", str(config)],
+        env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert served.returncode == 4, served
+    assert f"audit.path: {closed}/audit cannot be reached by nobody" in served.stdout + served.stderr
 
 
 def test_commands_work_without_an_agent(tmp_path: Path) -> None:
-    from tests.parts.proxy import Proxy
-
     config = tmp_path / "sealgate.yaml"
     config.write_text(
         f"""

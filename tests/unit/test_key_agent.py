@@ -24,6 +24,7 @@ from proxy.keys.build import _new_version
 from proxy.keys.providers.base import Asking, DeviceDown
 from proxy.keys.record import Record, Subject, ring_context
 from proxy.policy.model import Action, Principal, Resource
+from proxy.runtime.agent import worker_only
 from tests.unit.test_keys_service import FaultyProvider
 
 DOCUMENT: dict[str, Any] = {
@@ -286,6 +287,14 @@ async def test_a_peer_without_a_role_is_sent_away(house: House) -> None:
         await house.client(0.2).random(8)
     assert server.counts["refused"]
     assert server.connections == 0
+
+
+def test_a_worker_is_a_child_of_the_supervisor_and_of_its_user() -> None:
+    me, parent = os.getpid(), os.getppid()
+    assert worker_only(parent, 1000, me, 1000) == "worker"
+    assert worker_only(parent, 1000, me, 1001) is None
+    assert worker_only(me, 1000, me, 1000) is None
+    assert worker_only(parent, 1000, 2**22 + 1, 1000) is None
 
 
 def frame(
