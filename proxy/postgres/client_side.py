@@ -61,7 +61,7 @@ from proxy.postgres.messages import (
 from proxy.postgres.needs import Wait
 from proxy.postgres.plan import Effect, Literal, Plan, Refusal, StatementPlan, UnknownColumns
 from proxy.postgres.prepared import know_names, name_changes, server_oids, with_names
-from proxy.postgres.reprepare import still_meant
+from proxy.postgres.reprepare import still_bound, still_meant
 from proxy.postgres.server_side import DescribePortal, DescribeStatement, QueryAnswer
 from proxy.postgres.statements import (
     POISON,
@@ -325,7 +325,7 @@ class ClientSide:
         )
         if one is not None:
             if one.moving:
-                session.may_move(one.locks)
+                session.may_move(one.locks_early)
             with_names(session, (one,), self._plan, self._still, False)
         know_names(session.plain, message.sql, plan.statements)
         if one is None or not special:
@@ -456,10 +456,14 @@ class ClientSide:
                 Parse(b"", text, oids).message(), made, statement, DescribeStatement(statement)
             )
 
-    def _still(self, name: bytes, statement: Statement, alone: bool = True) -> Statement:
-        """The statement as it is to be executed. `alone`: no message of the same segment follows.
-        Raises Wait or Refusal."""
-        return still_meant(self._session, self._plan, name, statement, alone)
+    def _still(
+        self, name: bytes, statement: Statement, alone: bool = True, described: bool = False
+    ) -> Statement:
+        """The statement as it is to be executed. `alone`: no message of the same segment follows;
+        `described`: it is not executed. Raises Wait or Refusal."""
+        plan = statement.plan
+        locks = not described and (plan.locks if alone else plan.locks_early)
+        return still_meant(self._session, self._plan, name, statement, alone, locks)
 
     def _describe(self, payload: bytes) -> None:
         session, wire = self._session, self._wire
@@ -469,7 +473,7 @@ class ClientSide:
             statement = self._statement(name)
             if statement is not None:
                 if session.site.motion is not None:
-                    statement = self._still(name, statement, False)
+                    statement = self._still(name, statement, False, described=True)
                 cookie = DescribeStatement(self._fetching(statement))
         else:
             portal = session.portals.look(name, wire.segment)
@@ -488,6 +492,8 @@ class ClientSide:
             wire.expect(K_EXECUTE)
         else:
             statement = portal.statement
+            if statement.plan.moving and not statement.plan.locks_early:
+                still_bound(session, self._plan, statement)
             codecs = session.codecs(needed_for_cursor(session, statement.plan.cursor))
             changed: list[Change[Any]] = [
                 *changes(session, statement.plan, codecs),

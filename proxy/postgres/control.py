@@ -42,7 +42,14 @@ async def connect_control(
             direct_tls=upstream.direct_tls and upstream.tls is not None,
             timeout=upstream.timeout_seconds,
             statement_cache_size=0,
-            server_settings={"application_name": f"sealgate {purpose}", "lock_timeout": "2000"},
+            server_settings={
+                "application_name": f"sealgate {purpose}",
+                "lock_timeout": "2000",
+                # locks of a host that lost its power are free in half a minute, not in hours
+                "tcp_keepalives_idle": "10",
+                "tcp_keepalives_interval": "5",
+                "tcp_keepalives_count": "3",
+            },
         )
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise ControlError(f"{type(error).__name__}: {error}") from None

@@ -89,6 +89,11 @@ class Motion:
         """A statement on a moving table may be sent now, as planned under the site's snapshot."""
         return self._held and time.monotonic() - self._seen < LEASE_SECONDS
 
+    def goes_on(self, session: Session) -> bool:
+        """Nor has one to wait that belongs to what this session has under way: the lock is kept until that
+        is answered, which without the rest of it may never happen."""
+        return session in self._under_way and time.monotonic() - self._seen < LEASE_SECONDS
+
     def enter(self, session: Session) -> None:
         """The session sends such a statement."""
         self._under_way.add(session)
@@ -143,6 +148,7 @@ class Motion:
     async def _hold(self, connection: asyncpg.Connection) -> None:
         """Takes the lock, lets go of it when asked to, takes it again. Raises when the server is lost."""
         await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
+        connection.add_termination_listener(self._lost)
         while True:
             await self._lock(connection)
             started = time.monotonic()
@@ -152,6 +158,12 @@ class Motion:
             if await self._drained(connection):
                 # all: it is taken once more whenever a request was withdrawn meanwhile
                 await connection.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
+
+    def _lost(self, *_: object) -> None:
+        """The connection is gone, and the lock with it: nothing new goes out from this moment on."""
+        self._held = False
+        self._seen = 0.0
+        self._wake.set()
 
     def _now_open(self, seen: float) -> None:
         self._seen, self._held = seen, True

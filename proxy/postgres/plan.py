@@ -153,6 +153,8 @@ class Either:
     several: bytes
 
 
+_ANALYSED_EARLY = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"})
+
 Segment = bytes | Literal | Either
 
 
@@ -263,6 +265,12 @@ class StatementPlan:
     # names a table with a column that is being migrated (`motion.py`); and surely locks it
     moving: bool = False
     locks: bool = False
+
+    @property
+    def locks_early(self) -> bool:
+        """Its Parse and its Bind lock the table, too. (Of other commands the server looks at the tables
+        when they are executed.)"""
+        return self.locks and self.command in _ANALYSED_EARLY
 
     @property
     def visible(self) -> tuple[ProtectedColumn | None, ...] | None:

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 
 
 def still_meant(
-    session: Session, plan_query: PlanQuery, name: bytes, statement: Statement, alone: bool
+    session: Session,
+    plan_query: PlanQuery,
+    name: bytes,
+    statement: Statement,
+    alone: bool,
+    locks: bool,
 ) -> Statement:
-    """The statement as it is to be executed now. `alone`: no message of the same segment follows.
-    Raises Wait or Refusal."""
+    """The statement as it is to be executed now. `alone`: no message of the same segment follows;
+    `locks`: what is sent surely locks its tables. Raises Wait or Refusal."""
     if statement.plan.moving:
-        session.may_move(statement.plan.locks)
+        session.may_move(locks)
     if session.plans_hold and statement.as_of == session.as_of:
         return statement
     plan = plan_query(statement.sql, statement.oids).statements[0]
@@ -36,13 +41,27 @@ def still_meant(
         statement.as_of = session.as_of
         return statement
     if not (plan.moving and statement.plan.moving):
-        raise Refusal(
-            FEATURE_NOT_SUPPORTED,
-            "a prepared statement on protected names means something else since the settings"
-            " or the schema have changed",
-            "Prepare the statement again.",
-        )
+        raise _other_meaning()
     return _prepared_again(session, name, statement, plan, alone)
+
+
+def still_bound(session: Session, plan_query: PlanQuery, statement: Statement) -> None:
+    """A portal of a command that the server looks at only when it is executed, as COPY, is executed: it
+    still means what it did when it was bound. Raises Wait or Refusal."""
+    session.may_move(statement.plan.locks)
+    if session.plans_hold and statement.as_of == session.as_of:
+        return
+    if plan_query(statement.sql, statement.oids).statements[0] != statement.plan:
+        raise _other_meaning()
+
+
+def _other_meaning() -> Refusal:
+    return Refusal(
+        FEATURE_NOT_SUPPORTED,
+        "a prepared statement on protected names means something else since the settings"
+        " or the schema have changed",
+        "Prepare the statement again.",
+    )
 
 
 def _prepared_again(

@@ -411,7 +411,7 @@ class Session:
             raise Refusal(
                 sqlstate.SYSTEM_ERROR, "the state of a column's migration cannot be read now"
             )
-        if not motion.open:
+        if not motion.open and not (self.wire.segment_open and motion.goes_on(self)):
             if not self.wire.expected:
                 motion.leave(self)
             raise Wait(LayoutWanted())

@@ -43,7 +43,7 @@ THINGS = {
     "y": ("bytea", ["'\\x00ff'", "''", "NULL", "'\\xc50101'"]),
     "a": ("text[]", ["ARRAY['a', NULL]", "'{}'", "NULL", "ARRAY['']"]),
 }
-PLACES = ("things", "linked", "viewed", "defaulted", "wrong", "snap", "dirty")
+PLACES = ("things", "linked", "viewed", "defaulted", "wrong", "snap", "dirty", "must")
 
 
 @dataclass
@@ -220,3 +220,18 @@ def test_forms_that_differ_stop_it_before_the_switch(stand: Stand) -> None:
         assert not stand.job("dirty.c", abort).there
         found = direct.execute("SELECT * FROM dirty").description
         assert [c.name for c in found or ()] == ["id", "c"]
+
+
+def test_not_null_is_set_without_reading_the_rows_under_the_lock(stand: Stand) -> None:
+    with stand.direct() as direct:
+        direct.execute("CREATE TABLE must (c text NOT NULL)")
+        direct.execute("INSERT INTO must VALUES ('a'), ('b')")
+        direct.execute(f"ALTER DATABASE {stand.server.database} SET log_min_messages = debug1")
+        try:
+            stand.run("must.c", finish=True)
+        finally:
+            direct.execute(f"ALTER DATABASE {stand.server.database} RESET log_min_messages")
+        log = (stand.server.folder / "server.log").read_text(errors="replace")
+        assert 'existing constraints on column "must.c" are sufficient' in log
+        with pytest.raises(psycopg.errors.NotNullViolation):
+            direct.execute("INSERT INTO must DEFAULT VALUES")

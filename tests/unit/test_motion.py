@@ -1,7 +1,10 @@
 """Statements on a table whose column is being migrated: who waits for the switch, who must not?"""
 
+import time
+
 import pytest
 
+from proxy.postgres.motion import Motion
 from proxy.postgres.needs import LayoutWanted
 from proxy.postgres.plan import Effect, StatementPlan
 from proxy.postgres.snapshot import Snapshot
@@ -11,6 +14,8 @@ SELECT, OTHER, END = b"SELECT email FROM users", b"SELECT 'users'", b"COMMIT"
 OLD = StatementPlan((SELECT,), False, command="SELECT", moving=True, locks=True)
 NEW = StatementPlan((b"SELECT other FROM users",), True, command="SELECT", moving=True, locks=True)
 NAMED = StatementPlan((OTHER,), False, command="SELECT", moving=True)
+TRUNCATE = b"TRUNCATE users"
+LATE = StatementPlan((TRUNCATE,), False, command="TRUNCATE", moving=True, locks=True)
 COMMIT = StatementPlan(
     (END,), False, command="TRANSACTION", effects=frozenset({Effect.END, Effect.SETTINGS_CHANGED})
 )
@@ -23,6 +28,9 @@ class FakeMotion:
     def __init__(self) -> None:
         self.open = True
         self.under_way: set[object] = set()
+
+    def goes_on(self, session: object) -> bool:
+        return session in self.under_way
 
     def enter(self, session: object) -> None:
         self.under_way.add(session)
@@ -37,7 +45,7 @@ def query(sql: bytes) -> bytes:
 
 @pytest.fixture
 def talk() -> Dialogue:
-    site = FakeSite({SELECT: OLD, OTHER: NAMED, END: COMMIT})
+    site = FakeSite({SELECT: OLD, OTHER: NAMED, END: COMMIT, TRUNCATE: LATE})
     site.motion = FakeMotion()  # type: ignore[assignment]
     return Dialogue(site)
 
@@ -120,3 +128,67 @@ def test_an_error_of_preparing_again_reaches_the_client(talk: Dialogue) -> None:
     bad = msg("E", b"SERROR\0VERROR\0C42P01\0Mgone\0\0")
     talk.session.receive_server(msg("3") + bad + READY)
     assert kinds(split(talk.session.data_to_client())) == "EZ"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [parse("", TRUNCATE.decode()), parse("", TRUNCATE.decode()) + bind("p", "")],
+    ids=["Parse", "Bind"],
+)
+def test_a_command_that_is_not_executed_yet_has_locked_nothing(
+    talk: Dialogue, first: bytes
+) -> None:
+    """The server looks at the tables of a utility command when it is executed."""
+    talk.session.receive_client(first + SYNC)
+    talk.session.receive_server(msg("1") + (msg("2") if b"p\0" in first else b"") + INSIDE)
+    talk.session.data_to_server()
+    assert not motion(talk).under_way
+    motion(talk).open = False
+    talk.session.receive_client(bind("q", "") if b"p\0" not in first else execute("p"))
+    assert talk.session.data_to_server() == b""
+    assert talk.session.pending() == LayoutWanted()
+
+
+def test_a_portal_of_such_a_command_is_refused_when_it_means_something_else(talk: Dialogue) -> None:
+    talk.session.receive_client(parse("", TRUNCATE.decode()) + bind("p", "") + SYNC)
+    talk.session.receive_server(msg("1") + msg("2") + INSIDE)
+    talk.session.data_to_server()
+    talk.site.plans[TRUNCATE] = StatementPlan(
+        (b"other",), False, command="TRUNCATE", moving=True, locks=True
+    )
+    talk.site.snapshot = Snapshot(7, "shop", {}, {})  # type: ignore[misc]
+    talk.session.receive_client(execute("p") + SYNC)
+    assert "E" not in kinds(split(talk.session.data_to_server()))
+
+
+def test_a_statement_that_is_only_described_has_locked_nothing(talk: Dialogue) -> None:
+    talk.session.receive_client(parse("s", SELECT.decode()) + SYNC)
+    talk.session.receive_server(msg("1") + READY)
+    talk.session.receive_client(msg("D", b"Ss\0") + SYNC)
+    talk.session.receive_server(msg("t", b"\0\0") + msg("n") + INSIDE)
+    talk.session.data_to_server()
+    motion(talk).open = False
+    talk.session.receive_client(bind("", "s"))
+    assert talk.session.data_to_server() == b""
+
+
+def test_what_belongs_to_a_statement_under_way_does_not_wait(talk: Dialogue) -> None:
+    """The lock is kept until that is answered, which needs the rest of its segment."""
+    talk.session.receive_client(parse("", SELECT.decode()))
+    assert kinds(split(talk.session.data_to_server())) == "P"
+    motion(talk).open = False
+    talk.session.receive_client(bind("", "") + execute() + SYNC)
+    assert kinds(split(talk.session.data_to_server())) == "BES"
+    talk.session.receive_client(query(SELECT))
+    assert talk.session.data_to_server() == b"", "another one waits"
+
+
+def test_with_the_connection_the_lock_is_gone_at_once(talk: Dialogue) -> None:
+    made = Motion(talk.site.config, None, None)  # type: ignore[arg-type]
+    made.enter(talk.session)
+    made._now_open(time.monotonic())
+    assert made.open
+    assert made.goes_on(talk.session)
+    made._lost()
+    assert not made.open
+    assert not made.goes_on(talk.session)

@@ -188,10 +188,9 @@ class Migration:
         present = name(self._column.column + PRESENT)
         table = f"ALTER TABLE {at.table}"
         await self._ddl(connection, f"{table} VALIDATE CONSTRAINT {present}")
-        await self._ddl(
-            connection,
-            f"{table} ALTER COLUMN {name(at.current)} SET NOT NULL, DROP CONSTRAINT {present}",
-        )
+        # one by one: a single ALTER TABLE would drop the proof first, and read all rows under its lock
+        await self._ddl(connection, f"{table} ALTER COLUMN {name(at.current)} SET NOT NULL")
+        await self._ddl(connection, f"{table} DROP CONSTRAINT {present}")
 
     async def _dropped(self, connection: asyncpg.Connection, at: Standing) -> None:
         self._phase("finish")
