@@ -1,5 +1,6 @@
 """Conditions and effects of the policy through real connections: purposes, networks, ciphertext."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -143,6 +144,51 @@ def test_an_s3_reader_of_ciphertext_gets_the_object_as_it_is_stored(
     finally:
         place.keys.policy = Policy(())
     assert s3.get_object(Bucket="sealed-raw", Key="a")["Body"].read() == b"known " * 50
+
+
+SEALS = rule(principals=("s3:*",), resources=("bucket:*",), actions=("seal",))
+OPENS = rule(principals=("s3:*",), resources=("bucket:*",), actions=("open",))
+SHOWN = rule(principals=("s3:*",), resources=("bucket:*",), actions=("open",), effect="ciphertext")
+
+
+@pytest.mark.parametrize("rules", [(SEALS,), (OPENS,), (SEALS, SHOWN)])
+def test_a_copy_opens_and_seals_as_reads_and_writes_do(
+    gateway: tuple[Gateway, Any], rules: tuple[PolicyRule, ...]
+) -> None:
+    place, direct = gateway
+    s3 = client(place.endpoint)
+    for bucket in ("sealed-from", "sealed-to", "plain-from", "plain-to"):
+        with contextlib.suppress(ClientError):
+            direct.create_bucket(Bucket=bucket)
+    for bucket in ("sealed-from", "plain-from"):
+        s3.put_object(Bucket=bucket, Key="a", Body=b"known")
+    upload = s3.create_multipart_upload(Bucket="sealed-to", Key="p")["UploadId"]
+    of_plain = s3.create_multipart_upload(Bucket="plain-to", Key="p")["UploadId"]
+    place.keys.policy = Policy(rules)
+    may_seal, may_open = SEALS in rules, OPENS in rules
+    try:
+        for source, target, allowed in (
+            ("sealed-from", "sealed-to", False),
+            ("sealed-from", "plain-to", may_open),
+            ("plain-from", "sealed-to", may_seal),
+        ):
+            part = {"Key": "p", "PartNumber": 1}
+            part["UploadId"] = upload if target == "sealed-to" else of_plain
+            for ask in (
+                lambda s, t: s3.copy_object(Bucket=t, Key=f"of-{s}", CopySource=f"{s}/a"),
+                lambda s, t, p=part: s3.upload_part_copy(Bucket=t, CopySource=f"{s}/a", **p),
+            ):
+                if allowed:
+                    ask(source, target)
+                    continue
+                with pytest.raises(ClientError) as refused:
+                    ask(source, target)
+                assert refused.value.response["Error"]["Code"] == "AccessDenied"
+            found = direct.list_objects_v2(Bucket=target).get("Contents", [])
+            assert (f"of-{source}" in [o["Key"] for o in found]) is allowed
+            direct.delete_object(Bucket=target, Key=f"of-{source}")
+    finally:
+        place.keys.policy = Policy(())
 
 
 def test_an_s3_purpose_counts_if_it_is_signed(gateway: tuple[Gateway, Any]) -> None:

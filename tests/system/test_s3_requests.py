@@ -114,6 +114,10 @@ def test_a_form_is_held_to_its_policy_and_answers_as_asked(s3: Any, gateway: Gat
     assert status == 403 and b"SignatureDoesNotMatch" in body
     status, _, body = post(made["url"], {"key": "k"}, b"x")
     assert status == 403 and b"AccessDenied" in body
+    source = {"x-amz-copy-source": f"{BUCKET}/other"}
+    made = sign(Fields=source, Conditions=[source])
+    status, _, body = post(made["url"], made["fields"], b"x")
+    assert status == 400 and b"copies nothing" in body
     assert code_of(s3.head_object, Bucket=BUCKET, Key="form-k") == ("404", 404)
     for field, value, expected in (
         ("success_action_status", "201", 201),

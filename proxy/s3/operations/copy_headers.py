@@ -1,7 +1,8 @@
 """What does a copy have besides its bytes? The client's headers, and what it lets come from the source.
 
 `x-amz-metadata-directive` decides about metadata, `x-amz-tagging-directive` about tags; COPY where
-they are missing. ACL, storage class and object lock are always the request's, as with S3.
+they are missing. ACL, storage class, object lock and the redirect of a website are always the request's,
+as with S3.
 """
 
 from urllib.parse import quote
@@ -21,10 +22,11 @@ _METADATA = frozenset(
         "content-language",
         "content-type",
         "expires",
-        "x-amz-website-redirect-location",
     }
 )
-_OF_THE_COPY = frozenset({"x-amz-metadata-directive", "x-amz-copy-source"})
+_OF_THE_COPY = frozenset(
+    {"x-amz-metadata-directive", "x-amz-copy-source", "x-amz-copy-source-if-match"}
+)
 
 
 def replaces_metadata(call: Call) -> bool:

@@ -13,19 +13,28 @@ from proxy.s3.call import Call, relayed
 from proxy.s3.message import Headers
 from proxy.s3.operations import patience, stored
 from proxy.s3.operations.copy_headers import carried, own, replaces_metadata
-from proxy.s3.operations.copy_source import Source, same_origin_plain, source_of
+from proxy.s3.operations.copy_source import (
+    Source,
+    as_decided,
+    by_origin,
+    refuse_unreadable,
+    same_origin_plain,
+    source_of,
+)
 from proxy.s3.operations.copy_through import copy_through
-from proxy.s3.operations.forward import forward
 from proxy.s3.operations.patience import Result
 from proxy.s3.operations.put_object import check_headers, plaintext_only, with_envelope
 from proxy.s3.origin import Response
 from proxy.s3.s3error import S3Error
 
+_ATTEMPTS = 3
+_IF_MATCH = "x-amz-copy-source-if-match"
+
 
 async def copy_object(call: Call) -> None:
     source = source_of(call)
     if same_origin_plain(call, source):
-        await forward(call)
+        await by_origin(call, source)
         return
     if call.rule.state != "plain":
         check_headers(call)
@@ -35,16 +44,23 @@ async def copy_object(call: Call) -> None:
 async def _copied(call: Call, source: Source) -> Result:
     here = (source.bucket, source.key) == (call.target.bucket, call.target.key)
     if here and not replaces_metadata(call):
-        return await _onto_itself(call)
+        return await _onto_itself(call, source)
     if source.rule.origin != call.rule.origin or "plain" in (source.rule.state, call.rule.state):
         return await copy_through(call, source)
+    for _ in range(_ATTEMPTS):
+        try:
+            return await _under_new_envelope(call, source)
+        except stored.Changed:
+            continue
+    raise S3Error("ServiceUnavailable", "The source is being replaced. Please retry.")
+
+
+async def _under_new_envelope(call: Call, source: Source) -> Result:
+    """The origin copies the version whose envelope was opened, and no other: under the envelope of an
+    older one the copy would never open. stored.Changed where that version is gone."""
     head = await call.origin.call("HEAD", source.bucket, source.key, source.query, [])
-    if head.status != 200:
-        raise (
-            S3Error("AccessDenied")
-            if head.status == 403
-            else S3Error("NoSuchKey" if head.status == 404 else "ServiceUnavailable")
-        )
+    refuse_unreadable(head.status)
+    _check_if_match(call, head.get("etag"))
     text = stored.envelope_text(head.headers)
     if text is None and source.rule.state == "mixed":
         return await copy_through(call, source)
@@ -54,16 +70,36 @@ async def _copied(call: Call, source: Source) -> Result:
     headers = with_envelope(_metadata(call, head.headers), envelope)
     headers.append(("x-amz-copy-source", source.header))
     headers.append(("x-amz-metadata-directive", "REPLACE"))
-    if not call.request.has("x-amz-copy-source-if-match"):
-        headers.append(("x-amz-copy-source-if-match", head.get("etag")))
-    return await _asked(call, headers)
+    headers.append((_IF_MATCH, head.get("etag")))
+    result = await _asked(call, headers)
+    if result.status == 412 and not _conditional(call):
+        raise stored.Changed
+    return result
 
 
-async def _onto_itself(call: Call) -> Result:
+def _conditional(call: Call) -> bool:
+    """The client has conditions of its own, besides the one that was checked."""
+    return any(
+        n in ("if-match", "if-none-match")
+        or (n.startswith("x-amz-copy-source-if-") and n != _IF_MATCH)
+        for n, _ in call.request.headers
+    )
+
+
+def _check_if_match(call: Call, found: str) -> None:
+    """The client's condition on the source, whose place in the request to the origin ours takes."""
+    if not call.request.has(_IF_MATCH):
+        return
+    wanted = etag.unsuffixed(call.request.get(_IF_MATCH)).split(",")
+    if not {"*", found.strip('"')} & {w.strip().strip('"') for w in wanted}:
+        raise S3Error("PreconditionFailed")
+
+
+async def _onto_itself(call: Call, source: Source) -> Result:
     """A copy to the very same key under the same metadata: the envelope stays right, the origin
     decides, as it does for a plain object, whether it wants to do that."""
     await call.ring_keys(Action.SEAL)
-    return await _asked(call, call.origin_headers(plaintext_only))
+    return await _asked(call, as_decided(call.origin_headers(plaintext_only), source))
 
 
 async def _rewrapped(call: Call, source: Source, head: Response, text: str) -> str:

@@ -13,6 +13,7 @@ from proxy.config.model import BucketConfig
 from proxy.errors import IntegrityError
 from proxy.s3.call import Call
 from proxy.s3.checksums import ALGORITHMS
+from proxy.s3.listing import STASH_PREFIX
 from proxy.s3.message import Headers, Query, Request, encode_path, encode_query, header
 from proxy.s3.operations import stored
 from proxy.s3.operations.forward import forward
@@ -57,7 +58,36 @@ def source_of(call: Call) -> Source:
     version = query.removeprefix("versionId=") if query else ""
     if not bucket or not key or text.startswith("arn:"):
         raise S3Error("InvalidArgument", "Invalid copy source object key")
-    return Source(bucket, key, version, call.services.buckets.for_key(bucket, key))
+    rule = call.services.buckets.for_key(bucket, key)
+    if rule.state != "plain" and key.startswith(STASH_PREFIX):
+        raise S3Error("InvalidArgument", f"The prefix {STASH_PREFIX} is reserved.")
+    return Source(bucket, key, version, rule)
+
+
+def as_decided(headers: Headers, source: Source) -> Headers:
+    """`headers` with the source as it was understood here: a rule was found for that one, and origins
+    differ in how they read escapes, `+` and `?`."""
+    return [(n, source.header if n == "x-amz-copy-source" else v) for n, v in headers]
+
+
+async def by_origin(call: Call, source: Source) -> None:
+    """The origin copies as it is asked to."""
+    call.request.headers = as_decided(call.request.headers, source)
+    await forward(call)
+
+
+def refuse_unreadable(status: int) -> None:
+    """S3Error unless a read of the source was answered with the object."""
+    if status in (304, 412):
+        raise S3Error("PreconditionFailed")
+    if status == 404:
+        raise S3Error("NoSuchKey")
+    if status == 405:
+        raise S3Error(
+            "InvalidRequest", "The source of a copy may not be a delete marker by its version."
+        )
+    if status not in (200, 206):
+        raise S3Error("AccessDenied" if status == 403 else "ServiceUnavailable")
 
 
 def same_origin_plain(call: Call, source: Source) -> bool:
@@ -93,16 +123,7 @@ class _Heard:
     def start(self, status: int, headers: Headers, length: int | None) -> None:
         self.started = True
         self.status, self.headers, self.length = status, headers, length or 0
-        if status in (304, 412):
-            raise S3Error("PreconditionFailed")
-        if status == 404:
-            raise S3Error("NoSuchKey")
-        if status == 405:
-            raise S3Error(
-                "InvalidRequest", "The source of a copy may not be a delete marker by its version."
-            )
-        if status not in (200, 206):
-            raise S3Error("AccessDenied" if status == 403 else "ServiceUnavailable")
+        refuse_unreadable(status)
 
     def write_body(self, data: bytes | memoryview) -> None:
         if self._sink is not None:

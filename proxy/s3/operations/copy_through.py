@@ -19,7 +19,7 @@ from proxy.s3.operations.copy_source import Description, Source, SourceBody, des
 from proxy.s3.operations.forward import store_as_it_is
 from proxy.s3.operations.patience import Result
 from proxy.s3.operations.put_object import MAX_PLAIN_BYTES, store
-from proxy.s3.s3error import S3Error
+from proxy.s3.s3error import OriginFailed, S3Error
 from proxy.s3.sigv4 import UNSIGNED
 from proxy.s3.tap import Tap
 from proxy.s3.wire import Wire
@@ -49,6 +49,8 @@ class Written:
         self.status, self.headers = status, headers
 
     def write_body(self, data: bytes | memoryview) -> None:
+        if len(self.document) + len(data) > xml.MAX_XML_BYTES:
+            raise OriginFailed("the origin's answer to a write is too large")
         self.document += data
 
     def finish(self) -> None:

@@ -16,12 +16,13 @@ from proxy.s3.operations.copy_source import (
     Description,
     Source,
     SourceBody,
+    by_origin,
     describe,
     same_origin_plain,
     source_of,
 )
 from proxy.s3.operations.copy_through import Written
-from proxy.s3.operations.forward import forward, store_as_it_is
+from proxy.s3.operations.forward import store_as_it_is
 from proxy.s3.operations.multipart import seal_part
 from proxy.s3.operations.patience import Result
 from proxy.s3.operations.put_object import check_headers
@@ -36,7 +37,7 @@ _MAX_PART_BYTES = 5 * 1024**3
 async def upload_part_copy(call: Call) -> None:
     source = source_of(call)
     if same_origin_plain(call, source):
-        await forward(call)
+        await by_origin(call, source)
         return
     if call.rule.state != "plain":
         check_headers(call)

@@ -9,11 +9,14 @@ import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
+from proxy.s3 import xml
 from proxy.s3.call import Call
 from proxy.s3.failures import answer_to
 from proxy.s3.message import Headers
+from proxy.s3.s3error import S3Error
 
 QUIET_SECONDS = 10.0
+_CODES = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}
 _DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>\n'
 
 
@@ -44,7 +47,7 @@ async def answer(call: Call, work: Coroutine[None, None, Result]) -> None:
                 _finish(call, document)
             raise
         if call.writer.started:
-            _finish(call, result.document)
+            _finish(call, _told_late(call, result))
         else:
             call.reply(result.status, result.headers, result.document)
     finally:
@@ -52,6 +55,14 @@ async def answer(call: Call, work: Coroutine[None, None, Result]) -> None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
+
+
+def _told_late(call: Call, result: Result) -> bytes:
+    """What stands for the status, too, which can't be told any more."""
+    if result.status == 200 or xml.error_of(result.document)[0]:
+        return result.document
+    error = S3Error(_CODES.get(result.status, "ServiceUnavailable"))
+    return error.to_xml(call.request.path, getattr(call.writer, "request_id", ""))
 
 
 def _finish(call: Call, document: bytes) -> None:

@@ -189,6 +189,8 @@ def _headers(request: Request, fields: dict[str, str]) -> Headers:
     if token:
         out.append(("x-amz-security-token", token))
     for name, value in fields.items():
+        if name.startswith("x-amz-copy-source"):
+            raise S3Error("InvalidArgument", "A form uploads its file; it copies nothing.")
         if name == "acl":
             out.append(("x-amz-acl", _one_line(value)))
         elif name == "tagging":
