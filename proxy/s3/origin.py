@@ -208,13 +208,17 @@ class Exchange:
         return await self.answer
 
     async def while_sending(self, sending: Coroutine[object, object, T]) -> T:
-        """Runs `sending`; EarlyAnswer when the origin answers before it is through."""
+        """Runs `sending`; EarlyAnswer when the origin answers before it is through, OriginFailed when it
+        claims to have what it was not sent."""
         task = asyncio.ensure_future(sending)
         try:
             both: set[asyncio.Future[Any]] = {task, self.answer}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise EarlyAnswer(await self.answer)
+                early = await self.answer
+                if early.status < 300:
+                    raise OriginFailed(f"the origin answered {early.status} to half a body")
+                raise EarlyAnswer(early)
             return await task
         finally:
             if not task.done():

@@ -1,5 +1,6 @@
 """Copies that change what is stored: sealed to plain and back, between rings, between origins."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from proxy.crypto.envelope import METADATA_NAME
-from proxy.s3.operations import patience
+from proxy.s3.listing import STASH_PREFIX
+from proxy.s3.operations import copy_object, patience
 from tests.parts.s3_gateway import Gateway, client
 from tests.parts.seaweed import Seaweed
 
@@ -164,11 +166,56 @@ def test_a_damaged_source_leaves_nothing(s3: Any, origin: Any) -> None:
         assert absent(origin, bucket, "bad")
 
 
+def test_an_empty_source_is_verified_before_its_copy_is_there(s3: Any, origin: Any) -> None:
+    s3.put_object(Bucket=SEALED, Key="hollow", Body=b"")
+    stored = origin.get_object(Bucket=SEALED, Key="hollow")
+    body = bytearray(stored["Body"].read())
+    body[-1] ^= 1
+    origin.put_object(Bucket=SEALED, Key="hollow", Body=bytes(body), Metadata=stored["Metadata"])
+    error = code_of(s3.copy_object, Bucket=PLAIN, Key="hollow", CopySource=f"{SEALED}/hollow")
+    assert error == ("XAmzSealgateIntegrity", 500)
+    assert absent(origin, PLAIN, "hollow")
+
+
+@pytest.mark.parametrize("condition", ["", "*", "the old one"])
+def test_a_source_that_is_replaced_meanwhile_never_comes_under_the_old_envelope(
+    s3: Any, origin: Any, monkeypatch: pytest.MonkeyPatch, condition: str
+) -> None:
+    old = s3.put_object(Bucket=SEALED, Key="moving", Body=b"old")["ETag"]
+    rewrapped = copy_object._rewrapped
+    replaced: list[bytes] = []
+
+    async def late(*arguments: Any) -> str:
+        envelope = await rewrapped(*arguments)
+        if not replaced:
+            replaced.append(b"new")
+            await asyncio.to_thread(s3.put_object, Bucket=SEALED, Key="moving", Body=b"new")
+        return envelope
+
+    monkeypatch.setattr(copy_object, "_rewrapped", late)
+    place = {"Bucket": OTHER, "Key": "moved" + condition, "CopySource": f"{SEALED}/moving"}
+    if condition == "the old one":
+        error = code_of(s3.copy_object, **place, CopySourceIfMatch=old)
+        assert error == ("PreconditionFailed", 412)
+        assert absent(origin, OTHER, place["Key"])
+        return
+    s3.copy_object(**place, **({"CopySourceIfMatch": condition} if condition else {}))
+    assert s3.get_object(Bucket=OTHER, Key=place["Key"])["Body"].read() == b"new"
+
+
+def test_what_is_reserved_is_no_source(s3: Any) -> None:
+    place = {"Key": "x", "CopySource": f"{SEALED}/{STASH_PREFIX}x"}
+    for bucket in (PLAIN, SEALED, SECOND):
+        assert code_of(s3.copy_object, Bucket=bucket, **place)[0] == "InvalidArgument"
+
+
 def test_a_long_copy_keeps_its_client_and_tells_errors_inside(
     s3: Any, origin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "QUIET_SECONDS", 0.0005)
     s3.put_object(Bucket=SEALED, Key="slow", Body=DATA)
+    refused = {"Bucket": PLAIN, "Key": "slow", "CopySource": f"{SEALED}/slow", "IfMatch": '"no"'}
+    assert code_of(s3.copy_object, **refused)[0] in ("PreconditionFailed", "NoSuchKey")
     made = s3.copy_object(Bucket=PLAIN, Key="slow", CopySource=f"{SEALED}/slow")
     assert "transfer-encoding" in made["ResponseMetadata"]["HTTPHeaders"]
     assert made["CopyObjectResult"]["ETag"] == s3.head_object(Bucket=PLAIN, Key="slow")["ETag"]

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import pytest
 
 from proxy.s3 import sigv4
+from proxy.s3.operations import patience
 from proxy.s3.sigv4 import OriginCredentials, sign
 from tests.parts.s3_gateway import Gateway
 
@@ -23,6 +24,7 @@ class Origin:
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, str]] = {}
         self.fault = ""
+        self.asked: dict[str, str] = {}  # the last request's headers
         self.broken_uploads = 0
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -47,7 +49,12 @@ class Origin:
                 while item := stream.readline().decode("latin-1").strip():
                     name, _, value = item.partition(":")
                     headers[name] = value.strip()
+                self.asked = headers
                 length = int(headers.get("content-length", "0"))
+                if self.fault == "accept early" and method == "PUT":
+                    peer.sendall(b'HTTP/1.1 200 OK\r\netag: "e"\r\ncontent-length: 0\r\n\r\n')
+                    stream.read(length)
+                    return
                 if self.fault == "refuse early" and method == "PUT":
                     peer.sendall(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
                     return
@@ -61,6 +68,9 @@ class Origin:
 
     def _answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
         envelope = headers.get("x-amz-meta-sealgate", "")
+        if self.fault == "refuse late" and method == "PUT":
+            time.sleep(0.1)
+            return b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"
         if method == "PUT":
             self.objects[path] = (body, envelope)
             tag = hashlib.md5(body).hexdigest()
@@ -222,6 +232,40 @@ def test_a_body_that_fails_its_checksum_is_not_stored(
     assert origin.objects == {}
 
 
+def test_an_empty_body_that_fails_its_checksum_is_not_stored_either(
+    gateway: Gateway, origin: Origin
+) -> None:
+    """An origin takes an empty object with its head: the checks have to come first."""
+    signed = request(
+        gateway,
+        "PUT",
+        "/plain-a/empty",
+        sigv4.STREAMING_SIGNED,
+        content_length="86",
+        content_encoding="aws-chunked",
+        x_amz_decoded_content_length="0",
+    )
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as peer:
+        peer.sendall(signed)
+        time.sleep(0.3)  # an origin would have answered by now
+        peer.sendall(b"0;chunk-signature=" + b"0" * 64 + b"\r\n\r\n")
+        answer = read_answer(peer)
+    assert status(answer) == 403 and b"SignatureDoesNotMatch" in answer
+    assert origin.objects == {}
+
+
+@pytest.mark.parametrize("path", ["/plain-a/half", "/sealed-a/half"])
+def test_an_origin_that_claims_to_have_what_it_was_not_sent_is_not_believed(
+    gateway: Gateway, origin: Origin, path: str
+) -> None:
+    origin.fault = "accept early"
+    head = request(gateway, "PUT", path, content_length="1000000")
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as peer:
+        peer.sendall(head + b"x" * 300_000)
+        answer = read_answer(peer)
+    assert status(answer) == 503, answer
+
+
 def test_continue_is_said_only_after_authentication(gateway: Gateway) -> None:
     head = request(gateway, "PUT", "/sealed-a/c", content_length="5", expect="100-continue")
     with socket.create_connection(("127.0.0.1", gateway.port), 10) as peer:
@@ -279,6 +323,37 @@ def test_an_origin_that_ends_early_ends_the_answer_short(gateway: Gateway, origi
         assert len(body) < len(data) and data.startswith(body)
     else:
         assert status(answer) == 503
+
+
+def test_the_origin_is_asked_for_the_source_that_was_decided_about(
+    gateway: Gateway, origin: Origin
+) -> None:
+    """`+` is a blank to some origins; no source may be read in two ways."""
+    talk(gateway, request(gateway, "PUT", "/plain-a/c", x_amz_copy_source="plain-b/a+b%20c?d"))
+    assert origin.asked["x-amz-copy-source"] == "/plain-b/a%2Bb%20c?versionId=d"
+
+
+@pytest.mark.parametrize("seconds", [10.0, 0.0005])
+def test_a_copy_that_the_origin_refuses_without_a_word_is_told_as_an_error(
+    gateway: Gateway, origin: Origin, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(patience, "QUIET_SECONDS", seconds)
+    assert status(talk(gateway, put(gateway, "/sealed-a/from", b"x"))) == 200
+    origin.fault = "refuse late"
+    head = request(gateway, "PUT", "/sealed-a/to", x_amz_copy_source="/sealed-a/from")
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as peer:
+        peer.sendall(head)
+        peer.settimeout(2)
+        answer = b""
+        with contextlib.suppress(TimeoutError):
+            while piece := peer.recv(65536):
+                answer += piece
+                if b"0\r\n\r\n" in answer or b"content-length: 0" in answer:
+                    break
+    late = status(answer) == 200
+    assert late == (seconds < 1)
+    assert not late or b"<Code>AccessDenied</Code>" in answer
+    assert late or status(answer) == 403
 
 
 def test_an_origin_that_refuses_early_is_heard(gateway: Gateway, origin: Origin) -> None:

@@ -163,8 +163,19 @@ def _content_md5(document: bytes) -> tuple[str, str]:
     return "content-md5", base64.b64encode(digest).decode()
 
 
+def _nothing(piece: memoryview) -> None:
+    assert not len(piece), "more body than announced"
+
+
 async def store_as_it_is(call: Call, body: Plaintext) -> None:
-    """Sends `body` on unsealed and answers as the origin does."""
+    """Sends `body` on unsealed and answers as the origin does.
+
+    Nothing is stored unless all of it passed its checks: the last piece is sent after them, and of an
+    empty body, which the origin takes with its head, that head."""
+    checked: Headers | None = None
+    if not body.length:
+        call.writer.send_continue()
+        checked = await body.pump(_nothing)
     drop = frozenset({"x-amz-sdk-checksum-algorithm"}) if body.has_trailer_checksum else frozenset()
     exchange = await call.origin.begin(
         call.request.method,
@@ -186,7 +197,9 @@ async def store_as_it_is(call: Call, body: Plaintext) -> None:
         exchange.wire.fed_by(call.writer.wire)
         call.writer.send_continue()
         try:
-            confirmed = await exchange.while_sending(body.pump(send))
+            confirmed = checked
+            if confirmed is None:
+                confirmed = await exchange.while_sending(body.pump(send))
             if held:
                 exchange.write(held)
             response = await exchange.response()
