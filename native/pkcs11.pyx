@@ -48,8 +48,15 @@ cdef extern from "sg_pkcs11.h" nogil:
     ctypedef struct CK_C_INITIALIZE_ARGS:
         CK_ULONG flags
         void* pReserved
-    ctypedef struct CK_MECHANISM_INFO:
-        CK_ULONG ulMinKeySize, ulMaxKeySize, flags
+    ctypedef struct CK_RSA_PKCS_OAEP_PARAMS:
+        CK_ULONG hashAlg
+        CK_ULONG mgf
+        CK_ULONG source
+        void* pSourceData
+        CK_ULONG ulSourceDataLen
+    ctypedef struct CK_RSA_AES_KEY_WRAP_PARAMS:
+        CK_ULONG ulAESKeyBits
+        CK_RSA_PKCS_OAEP_PARAMS* pOAEPParams
     ctypedef struct sg_ck_function_list:
         CK_RV (*C_Initialize)(void*) noexcept nogil
         CK_RV (*C_Finalize)(void*) noexcept nogil
@@ -68,12 +75,11 @@ cdef extern from "sg_pkcs11.h" nogil:
         CK_RV (*C_Decrypt)(CK_SESSION_HANDLE, CK_BYTE*, CK_ULONG, CK_BYTE*, CK_ULONG*) noexcept nogil
         CK_RV (*C_GenerateKey)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_ATTRIBUTE*, CK_ULONG, CK_OBJECT_HANDLE*) noexcept nogil
         CK_RV (*C_GetMechanismList)(CK_SLOT_ID, CK_ULONG*, CK_ULONG*) noexcept nogil
-        CK_RV (*C_GetMechanismInfo)(CK_SLOT_ID, CK_ULONG, CK_MECHANISM_INFO*) noexcept nogil
+        CK_RV (*C_CreateObject)(CK_SESSION_HANDLE, CK_ATTRIBUTE*, CK_ULONG, CK_OBJECT_HANDLE*) noexcept nogil
         CK_RV (*C_DestroyObject)(CK_SESSION_HANDLE, CK_OBJECT_HANDLE) noexcept nogil
         CK_RV (*C_GenerateKeyPair)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_ATTRIBUTE*, CK_ULONG, CK_ATTRIBUTE*, CK_ULONG, CK_OBJECT_HANDLE*, CK_OBJECT_HANDLE*) noexcept nogil
         CK_RV (*C_WrapKey)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_OBJECT_HANDLE, CK_OBJECT_HANDLE, CK_BYTE*, CK_ULONG*) noexcept nogil
         CK_RV (*C_UnwrapKey)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_OBJECT_HANDLE, CK_BYTE*, CK_ULONG, CK_ATTRIBUTE*, CK_ULONG, CK_OBJECT_HANDLE*) noexcept nogil
-        CK_RV (*C_DeriveKey)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_OBJECT_HANDLE, CK_ATTRIBUTE*, CK_ULONG, CK_OBJECT_HANDLE*) noexcept nogil
         CK_RV (*C_SignInit)(CK_SESSION_HANDLE, CK_MECHANISM*, CK_OBJECT_HANDLE) noexcept nogil
         CK_RV (*C_Sign)(CK_SESSION_HANDLE, CK_BYTE*, CK_ULONG, CK_BYTE*, CK_ULONG*) noexcept nogil
         CK_RV (*C_GenerateRandom)(CK_SESSION_HANDLE, CK_BYTE*, CK_ULONG) noexcept nogil

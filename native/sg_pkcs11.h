@@ -1,5 +1,5 @@
 /* The part of PKCS #11 v2.40 (OASIS standard, 14 April 2015) that Sealgate calls, written from the
- * standard's text. Only what native/pkcs11.pyx needs has a real type; the other members of
+ * standard's text. Only what native/pkcs11*.pyx need has a real type; the other members of
  * CK_FUNCTION_LIST are there for their place in the table. Unix: no packing, plain C calls. */
 #ifndef SG_PKCS11_H
 #define SG_PKCS11_H
@@ -62,9 +62,17 @@ typedef struct {
 } CK_C_INITIALIZE_ARGS;
 
 typedef struct {
-  CK_ULONG ulMinKeySize, ulMaxKeySize;
-  CK_FLAGS flags;
-} CK_MECHANISM_INFO;
+  CK_MECHANISM_TYPE hashAlg;
+  CK_ULONG mgf;
+  CK_ULONG source;
+  void *pSourceData;
+  CK_ULONG ulSourceDataLen;
+} CK_RSA_PKCS_OAEP_PARAMS;
+
+typedef struct {
+  CK_ULONG ulAESKeyBits;
+  CK_RSA_PKCS_OAEP_PARAMS *pOAEPParams;
+} CK_RSA_AES_KEY_WRAP_PARAMS;
 
 typedef CK_RV (*sg_ck_unused)(void);
 
@@ -78,13 +86,14 @@ typedef struct sg_ck_function_list {
   sg_ck_unused C_GetSlotInfo;
   CK_RV (*C_GetTokenInfo)(CK_SLOT_ID, CK_TOKEN_INFO *);
   CK_RV (*C_GetMechanismList)(CK_SLOT_ID, CK_MECHANISM_TYPE *, CK_ULONG *);
-  CK_RV (*C_GetMechanismInfo)(CK_SLOT_ID, CK_MECHANISM_TYPE, CK_MECHANISM_INFO *);
-  sg_ck_unused C_InitToken, C_InitPIN, C_SetPIN;
+  sg_ck_unused C_GetMechanismInfo, C_InitToken, C_InitPIN, C_SetPIN;
   CK_RV (*C_OpenSession)(CK_SLOT_ID, CK_FLAGS, void *, void *, CK_SESSION_HANDLE *);
   CK_RV (*C_CloseSession)(CK_SESSION_HANDLE);
   sg_ck_unused C_CloseAllSessions, C_GetSessionInfo, C_GetOperationState, C_SetOperationState;
   CK_RV (*C_Login)(CK_SESSION_HANDLE, CK_ULONG, CK_BYTE *, CK_ULONG);
-  sg_ck_unused C_Logout, C_CreateObject, C_CopyObject;
+  sg_ck_unused C_Logout;
+  CK_RV (*C_CreateObject)(CK_SESSION_HANDLE, CK_ATTRIBUTE *, CK_ULONG, CK_OBJECT_HANDLE *);
+  sg_ck_unused C_CopyObject;
   CK_RV (*C_DestroyObject)(CK_SESSION_HANDLE, CK_OBJECT_HANDLE);
   sg_ck_unused C_GetObjectSize;
   CK_RV (*C_GetAttributeValue)(CK_SESSION_HANDLE, CK_OBJECT_HANDLE, CK_ATTRIBUTE *, CK_ULONG);
@@ -114,9 +123,7 @@ typedef struct sg_ck_function_list {
                      CK_BYTE *, CK_ULONG *);
   CK_RV (*C_UnwrapKey)(CK_SESSION_HANDLE, CK_MECHANISM *, CK_OBJECT_HANDLE, CK_BYTE *, CK_ULONG,
                        CK_ATTRIBUTE *, CK_ULONG, CK_OBJECT_HANDLE *);
-  CK_RV (*C_DeriveKey)(CK_SESSION_HANDLE, CK_MECHANISM *, CK_OBJECT_HANDLE, CK_ATTRIBUTE *,
-                       CK_ULONG, CK_OBJECT_HANDLE *);
-  sg_ck_unused C_SeedRandom;
+  sg_ck_unused C_DeriveKey, C_SeedRandom;
   CK_RV (*C_GenerateRandom)(CK_SESSION_HANDLE, CK_BYTE *, CK_ULONG);
   sg_ck_unused C_GetFunctionStatus, C_CancelFunction, C_WaitForSlotEvent;
 } sg_ck_function_list;

@@ -2,8 +2,8 @@
  *
  * Built by tests/parts/faulty_hsm.py. Beside the module PATH lie PATH.target, the path of the real
  * module, and PATH.control with lines "FUNCTION WHAT VALUE": C_Decrypt delay 3000 (milliseconds),
- * C_Decrypt code 0x30, C_Login hang 0 (until the line is gone), * delay 5. The file is read anew at
- * each call. */
+ * C_Decrypt code 0x30, C_Login hang 0 (until the line is gone), * delay 5, C_WrapKey more 5 (than
+ * it gave is what it says it gave). The file is read anew at each call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
@@ -47,6 +47,17 @@ static CK_RV before(const char *name) {
     return rv ? rv : real->name values; \
   }
 
+/* For functions whose last argument is the length or count of the answer. */
+#define FORWARD_COUNTED(name, types, values, count) \
+  static CK_RV my_##name types {                    \
+    char what[16];                                  \
+    long value;                                     \
+    CK_RV rv = before(#name);                       \
+    if (!rv) rv = real->name values;                \
+    if (!rv && told(#name, what, &value) && !strcmp(what, "more")) *(count) += (CK_ULONG)value; \
+    return rv;                                      \
+  }
+
 FORWARD(C_Initialize, (void *a), (a))
 FORWARD(C_GetSlotList, (CK_BBOOL p, CK_SLOT_ID *s, CK_ULONG *n), (p, s, n))
 FORWARD(C_GetTokenInfo, (CK_SLOT_ID s, CK_TOKEN_INFO *i), (s, i))
@@ -62,8 +73,14 @@ FORWARD(C_Decrypt, (CK_SESSION_HANDLE h, CK_BYTE *d, CK_ULONG n, CK_BYTE *o, CK_
         (h, d, n, o, on))
 FORWARD(C_GenerateKey, (CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_ATTRIBUTE *t, CK_ULONG n,
                         CK_OBJECT_HANDLE *k), (h, m, t, n, k))
-FORWARD(C_WrapKey, (CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_OBJECT_HANDLE k,
-                    CK_BYTE *o, CK_ULONG *n), (h, m, w, k, o, n))
+FORWARD_COUNTED(C_WrapKey, (CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE w,
+                            CK_OBJECT_HANDLE k, CK_BYTE *o, CK_ULONG *n), (h, m, w, k, o, n), n)
+FORWARD_COUNTED(C_GetMechanismList, (CK_SLOT_ID s, CK_MECHANISM_TYPE *t, CK_ULONG *n), (s, t, n), n)
+FORWARD_COUNTED(C_FindObjects, (CK_SESSION_HANDLE h, CK_OBJECT_HANDLE *o, CK_ULONG most,
+                                CK_ULONG *n), (h, o, most, n), n)
+FORWARD(C_DestroyObject, (CK_SESSION_HANDLE h, CK_OBJECT_HANDLE o), (h, o))
+FORWARD(C_GetAttributeValue, (CK_SESSION_HANDLE h, CK_OBJECT_HANDLE o, CK_ATTRIBUTE *t, CK_ULONG n),
+        (h, o, t, n))
 FORWARD(C_UnwrapKey, (CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_BYTE *d,
                       CK_ULONG n, CK_ATTRIBUTE *t, CK_ULONG tn, CK_OBJECT_HANDLE *k),
         (h, m, w, d, n, t, tn, k))
@@ -89,7 +106,8 @@ CK_RV C_GetFunctionList(sg_ck_function_list **list) {
   MINE(C_Initialize); MINE(C_GetSlotList); MINE(C_GetTokenInfo); MINE(C_OpenSession);
   MINE(C_Login); MINE(C_FindObjectsInit); MINE(C_EncryptInit); MINE(C_Encrypt);
   MINE(C_DecryptInit); MINE(C_Decrypt); MINE(C_GenerateKey); MINE(C_WrapKey); MINE(C_UnwrapKey);
-  MINE(C_GenerateRandom);
+  MINE(C_GenerateRandom); MINE(C_GetMechanismList); MINE(C_FindObjects); MINE(C_DestroyObject);
+  MINE(C_GetAttributeValue);
   *list = &mine;
   return 0;
 }

@@ -59,7 +59,7 @@ def test_the_key_arrives_with_the_rights_granted_and_no_others(held: Ceremony) -
             (tokens.SENSITIVE, 1), (tokens.EXTRACTABLE, 0), (tokens.WRAP, 0), (tokens.UNWRAP, 0),
             (tokens.SIGN, 0), (tokens.DERIVE, 0), (tokens.ENCRYPT, 1), (tokens.DECRYPT, 1),
         ):  # fmt: skip
-            got = native.p11_public(target.module, target.handle, root, attribute)
+            got = target.module.public(target.handle, root, attribute)
             assert got == bytes([value]), hex(attribute)
         iv = bytes(12)
         sealed = source.module.gcm_encrypt(source.handle, master, iv, b"words", b"aad")
@@ -72,7 +72,7 @@ def test_the_wrapping_key_only_unwraps_and_is_gone_after_the_import(held: Ceremo
     with session(held.target) as token:
         private = token._wrapping_key(label)
         with pytest.raises(ValueError, match="secret"):
-            native.p11_public(token.module, token.handle, private, 0x123)
+            token.module.public(token.handle, private, 0x123)
     held.import_(bundle)
     with session(held.target) as token, pytest.raises(Refused, match="not in this token"):
         token._wrapping_key(label)
@@ -87,8 +87,8 @@ def test_fewer_rights_can_be_granted(held: Ceremony) -> None:
     held.import_(held.approve(bundle, *FIRST_THREE))
     with session(held.target) as token:
         root = token.master("sealgate-root")
-        assert native.p11_public(token.module, token.handle, root, tokens.ENCRYPT) == b"\0"
-        assert native.p11_public(token.module, token.handle, root, tokens.DECRYPT) == b"\1"
+        assert token.module.public(token.handle, root, tokens.ENCRYPT) == b"\0"
+        assert token.module.public(token.handle, root, tokens.DECRYPT) == b"\1"
 
 
 # -- cheating with the request -------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_the_key_is_never_in_this_process(held: Ceremony) -> None:
     held.import_(held.bundle())
     assert native.arena_report()["used"] == before
     with session(held.target) as token, pytest.raises(ValueError, match="secret"):
-        native.p11_public(token.module, token.handle, token.master("sealgate-root"), tokens.VALUE)
+        token.module.public(token.handle, token.master("sealgate-root"), tokens.VALUE)
 
 
 def test_a_wrong_pin_is_said(held: Ceremony) -> None:

@@ -89,7 +89,7 @@ def session(place: TokenPlace) -> Iterator["TokenSession"]:
             facts = TokenFacts(
                 *(str(found[0][name]) for name in ("label", "manufacturer", "model", "serial"))
             )
-            yield TokenSession(module, handle, facts, native.p11_mechanisms(module, slot))
+            yield TokenSession(module, handle, facts, module.mechanisms(slot))
         finally:
             with contextlib.suppress(Pkcs11Error):
                 module.close_session(handle)
@@ -112,7 +112,7 @@ class TokenSession:
         self._absent(label)
         key_id = secrets.token_bytes(16)
         rights = _root_rights(label, key_id, ("decrypt", "encrypt"), extractable=True)
-        native.p11_generate(self.module, self.handle, AES_GEN, [*rights, (VALUE_LEN, 32)])
+        self.module.generate(self.handle, AES_GEN, [*rights, (VALUE_LEN, 32)])
         return key_id
 
     def master(self, label: str) -> int:
@@ -125,11 +125,11 @@ class TokenSession:
         return found[0]
 
     def key_id(self, key: int) -> bytes:
-        return native.p11_public(self.module, self.handle, key, ID)
+        return self.module.public(self.handle, key, ID)
 
     def check_value(self, key: int) -> bytes:
         """3 bytes, the same that the token shows as CKA_CHECK_VALUE."""
-        return native.p11_check_value(self.module, self.handle, key)
+        return self.module.check_value(self.handle, key)
 
     def prove(self, key: int, statement: bytes) -> tuple[bytes, bytes]:
         """(IV, tag): AES-256-GMAC (SP 800-38D) of `statement` under the key, by the token."""
@@ -148,7 +148,7 @@ class TokenSession:
         FileExistsError if the label is taken."""
         self._absent(label)
         template = _root_rights(label, key_id, ("decrypt", "encrypt"), extractable=False)
-        made = native.p11_create(self.module, self.handle, [*template, (VALUE, secret)])
+        made = self.module.create(self.handle, [*template, (VALUE, secret)])
         self._check_rights(made, ("decrypt", "encrypt"))
 
     # -- wrapping ------------------------------------------------------------------------------
@@ -157,10 +157,8 @@ class TokenSession:
         """A key pair whose private half only unwraps and never leaves; its SubjectPublicKeyInfo."""
         if not _MIN_BITS <= bits <= _MAX_BITS:
             raise ConfigError(f"a wrapping key has {_MIN_BITS} to {_MAX_BITS} bits")
-        public, private = native.p11_generate_pair(
-            self.module,
-            self.handle,
-            RSA_PAIR,
+        public, private = self.module.generate_pair(
+            self.handle, RSA_PAIR,
             [
                 (TOKEN, True), (LABEL, label.encode()), (ID, label.encode()), (WRAP, True),
                 (ENCRYPT, False), (VERIFY, False), (MODULUS_BITS, bits), (EXPONENT, _F4),
@@ -174,7 +172,7 @@ class TokenSession:
         self._expect(private, {SENSITIVE: True, EXTRACTABLE: False, UNWRAP: True, DECRYPT: False,
                                SIGN: False})  # fmt: skip
         modulus, exponent = (
-            int.from_bytes(native.p11_public(self.module, self.handle, public, part), "big")
+            int.from_bytes(self.module.public(self.handle, public, part), "big")
             for part in (MODULUS, EXPONENT)
         )
         numbers = RSAPublicNumbers(exponent, modulus)
@@ -192,13 +190,13 @@ class TokenSession:
                 probe = self._ephemeral()
                 blob = self._oaep(spki, probe, HASHES[name])
                 inner = self._unwrap_inner(private, blob, HASHES[name])
-                native.p11_destroy(self.module, self.handle, inner)
+                self.module.destroy(self.handle, inner)
                 able.append(name)
             except Pkcs11Error:
                 continue
             finally:
                 if probe:
-                    native.p11_destroy(self.module, self.handle, probe)
+                    self.module.destroy(self.handle, probe)
         if not able or not any(m in self.mechanisms for m in AES_KWP):
             raise CapabilityMissing("the token cannot unwrap by RSA-OAEP and AES-KWP")
         return tuple(able)
@@ -210,9 +208,9 @@ class TokenSession:
         inner = self._ephemeral()
         try:
             head = self._oaep(spki, inner, HASHES[algorithm])
-            tail = native.p11_wrap(self.module, self.handle, self._kwp(), inner, key)
+            tail = self.module.wrap(self.handle, self._kwp(), inner, key)
         finally:
-            native.p11_destroy(self.module, self.handle, inner)
+            self.module.destroy(self.handle, inner)
         return head + tail
 
     def unwrap_master(
@@ -227,11 +225,9 @@ class TokenSession:
         inner = self._unwrap_inner(private, blob[:size], HASHES[algorithm])
         try:
             template = _root_rights(label, key_id, operations, extractable=False)
-            key = native.p11_unwrap(
-                self.module, self.handle, self._kwp(), inner, blob[size:], template
-            )
+            key = self.module.unwrap(self.handle, self._kwp(), inner, blob[size:], template)
         finally:
-            native.p11_destroy(self.module, self.handle, inner)
+            self.module.destroy(self.handle, inner)
         self._check_rights(key, operations)
         return key
 
@@ -239,10 +235,10 @@ class TokenSession:
         """What was wrapped for it can never be unwrapped again. Idempotent."""
         for kind in (PRIVATE, PUBLIC):
             for found in self._find(label, kind, RSA):
-                native.p11_destroy(self.module, self.handle, found)
+                self.module.destroy(self.handle, found)
 
     def destroy(self, key: int) -> None:
-        native.p11_destroy(self.module, self.handle, key)
+        self.module.destroy(self.handle, key)
 
     # -- custodians ----------------------------------------------------------------------------
 
@@ -253,10 +249,8 @@ class TokenSession:
         if EDDSA not in self.mechanisms:
             raise CapabilityMissing("the token has no Ed25519 (CKM_EDDSA)")
         name = label.encode()
-        native.p11_generate_pair(
-            self.module,
-            self.handle,
-            EC_EDWARDS_PAIR,
+        self.module.generate_pair(
+            self.handle, EC_EDWARDS_PAIR,
             [(TOKEN, True), (LABEL, name), (EC_PARAMS, _EDWARDS25519), (VERIFY, True)],
             [
                 (TOKEN, True), (PRIVACY, True), (LABEL, name), (SENSITIVE, True),
@@ -265,19 +259,19 @@ class TokenSession:
         )  # fmt: skip
 
     def ed25519_public(self, label: str) -> bytes:
-        point = native.p11_public(self.module, self.handle, self._ed25519(label, PUBLIC), EC_POINT)
+        point = self.module.public(self.handle, self._ed25519(label, PUBLIC), EC_POINT)
         # A DER OCTET STRING; some tokens leave the two bytes before it out.
         return point[2:] if len(point) == 34 and point[:2] == b"\x04\x20" else point
 
     def ed25519_sign(self, label: str, message: bytes) -> bytes:
         key = self._ed25519(label, PRIVATE)
-        return native.p11_sign(self.module, self.handle, EDDSA, key, message)
+        return self.module.sign(self.handle, EDDSA, key, message)
 
     # -- below here: parts ---------------------------------------------------------------------
 
     def _find(self, label: str, kind: int, key_type: int) -> list[int]:
         wanted: Attributes = [(CLASS, kind), (KEY_TYPE, key_type), (LABEL, label.encode())]
-        return native.p11_find(self.module, self.handle, wanted)
+        return self.module.find(self.handle, wanted)
 
     def _absent(self, label: str) -> None:
         if self._find(label, SECRET, AES):
@@ -299,7 +293,7 @@ class TokenSession:
         found = self._find(label, PUBLIC, RSA)
         if len(found) != 1:
             raise Refused("the wrapping key of this ceremony is not in this token")
-        return len(native.p11_public(self.module, self.handle, found[0], MODULUS).lstrip(b"\0"))
+        return len(self.module.public(self.handle, found[0], MODULUS).lstrip(b"\0"))
 
     def _kwp(self) -> int:
         able = [m for m in AES_KWP if m in self.mechanisms]
@@ -309,10 +303,8 @@ class TokenSession:
 
     def _ephemeral(self) -> int:
         """A session key for one wrap: it lives in the token until it is destroyed or we leave."""
-        return native.p11_generate(
-            self.module,
-            self.handle,
-            AES_GEN,
+        return self.module.generate(
+            self.handle, AES_GEN,
             [
                 (CLASS, SECRET), (KEY_TYPE, AES), (VALUE_LEN, 32), (TOKEN, False), (PRIVACY, True),
                 (SENSITIVE, True), (EXTRACTABLE, True), (WRAP, True), (UNWRAP, False),
@@ -322,8 +314,7 @@ class TokenSession:
 
     def _oaep(self, spki: bytes, key: int, hash_mechanism: int) -> bytes:
         numbers = rsa_public(spki)
-        public = native.p11_create(
-            self.module,
+        public = self.module.create(
             self.handle,
             [
                 (CLASS, PUBLIC), (KEY_TYPE, RSA), (TOKEN, False), (WRAP, True), (ENCRYPT, False),
@@ -331,19 +322,17 @@ class TokenSession:
             ],
         )  # fmt: skip
         try:
-            return native.p11_wrap(
-                self.module, self.handle, RSA_OAEP, public, key, oaep_hash=hash_mechanism
-            )
+            return self.module.wrap(self.handle, RSA_OAEP, public, key, oaep_hash=hash_mechanism)
         finally:
-            native.p11_destroy(self.module, self.handle, public)
+            self.module.destroy(self.handle, public)
 
     def _unwrap_inner(self, private: int, blob: bytes, hash_mechanism: int) -> int:
         template: Attributes = [
             (CLASS, SECRET), (KEY_TYPE, AES), (TOKEN, False), (PRIVACY, True), (SENSITIVE, True),
             (EXTRACTABLE, False), (UNWRAP, True), (WRAP, False), (ENCRYPT, False), (DECRYPT, False),
         ]  # fmt: skip
-        return native.p11_unwrap(
-            self.module, self.handle, RSA_OAEP, private, blob, template, oaep_hash=hash_mechanism
+        return self.module.unwrap(
+            self.handle, RSA_OAEP, private, blob, template, oaep_hash=hash_mechanism
         )
 
     def _check_rights(self, key: int, operations: tuple[str, ...]) -> None:
@@ -356,12 +345,12 @@ class TokenSession:
         try:
             self._expect(key, wanted)
         except BaseException:
-            native.p11_destroy(self.module, self.handle, key)
+            self.module.destroy(self.handle, key)
             raise
 
     def _expect(self, key: int, wanted: Mapping[int, bool]) -> None:
         for attribute, value in wanted.items():
-            if native.p11_public(self.module, self.handle, key, attribute) != bytes([value]):
+            if self.module.public(self.handle, key, attribute) != bytes([value]):
                 raise CapabilityMissing(
                     f"the token gave the key other rights than asked for (attribute 0x{attribute:X})"
                 )

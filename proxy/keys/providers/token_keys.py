@@ -77,7 +77,7 @@ class TokenKeys:
         wrapping = self._wrapping_key(module, session)
         key = module.generate(session.handle, _AES_KEY_GEN, _NEW)
         try:
-            wrapped = module.wrap(session.handle, _AES_KEY_WRAP, None, wrapping, key)
+            wrapped = module.wrap(session.handle, _AES_KEY_WRAP, wrapping, key)
         finally:
             module.destroy(session.handle, key)
         if len(wrapped) != WRAPPED_BYTES:
@@ -93,7 +93,7 @@ class TokenKeys:
                 kept.users += 1
                 return kept.handle
         try:
-            handle = module.unwrap(session.handle, _AES_KEY_WRAP, None, wrapping, wrapped, _OPENED)
+            handle = module.unwrap(session.handle, _AES_KEY_WRAP, wrapping, wrapped, _OPENED)
         except Pkcs11Error as error:
             if ckr.kind_of(error.code) in (ckr.Kind.DATA, ckr.Kind.AMBIGUOUS):
                 raise KeyNotHere("a wrapped data key does not open in this token") from None
