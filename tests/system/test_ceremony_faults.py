@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from proxy.keys.ceremony import tokens
+from proxy.audit.record import OperatorAct
+from proxy.errors import SealgateError
+from proxy.keys.ceremony import acts, approvals, tokens
 from proxy.keys.ceremony.tokens import session
 from tests.parts.ceremony import Ceremony, prepared
 from tests.parts.faulty_hsm import faulty, tell
@@ -46,3 +48,47 @@ def test_an_answer_longer_than_there_was_room_for_is_not_read(held: Ceremony, mo
             token.module.wrap(token.handle, token._kwp(), outer, inner)
         told(held)
         assert len(token.module.wrap(token.handle, token._kwp(), outer, inner)) == 40
+
+
+def objects(held: Ceremony, kind: int, key_type: int) -> list[int]:
+    told(held)
+    with session(held.target) as token:
+        return token.module.find(token.handle, [(tokens.CLASS, kind), (tokens.KEY_TYPE, key_type)])
+
+
+def test_a_key_whose_rights_the_token_does_not_tell_is_not_kept(held: Ceremony) -> None:
+    told(held, "C_GetAttributeValue code 0x30")
+    with pytest.raises(SealgateError):
+        held.request()
+    with session(held.target) as token:
+        told(held, "C_GetAttributeValue code 0x30")
+        for make in (token.make_master, token.make_ed25519):
+            with pytest.raises(tokens.Pkcs11Error):
+                make("new")
+    assert objects(held, tokens.PRIVATE, tokens.RSA) == []
+    assert objects(held, tokens.PUBLIC, tokens.RSA) == []
+    assert objects(held, tokens.PRIVATE, tokens.EDWARDS) == []
+    assert objects(held, tokens.SECRET, tokens.AES) == []
+
+
+def test_an_import_that_cannot_clean_up_is_done_and_noted(held: Ceremony) -> None:
+    class Sink:
+        seen: list[Any] = []  # noqa: RUF012 - of this test alone
+
+        def write(self, record: Any) -> None:
+            self.seen.append(record)
+
+    bundle = held.bundle()
+    ceremony = approvals.parse(bundle).content.ceremony
+    told(held, "C_DestroyObject code 0x30")
+    with pytest.raises(SealgateError, match="C_DestroyObject"):
+        acts.import_(
+            bundle, held.target, held.at_target, held.now, key_label="root", audit=Sink()
+        )  # fmt: skip
+    (act,) = Sink.seen
+    assert isinstance(act, OperatorAct)
+    assert held.at_target.imported() == {ceremony}
+    told(held)
+    with session(held.source) as source, session(held.target) as target:
+        key = target.check_value(target.master("root"))
+        assert key == source.check_value(source.master("master"))

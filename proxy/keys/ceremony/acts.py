@@ -142,8 +142,10 @@ def import_(
             except BaseException:
                 token.destroy(key)
                 raise
-            token.destroy_wrapping_pair(wrapping)
-    _note(audit, "ceremony.import", bundle.ceremony, bundle.key_id.hex())
+            try:
+                token.destroy_wrapping_pair(wrapping)
+            finally:  # it is done, whether the token can clean up or not
+                _note(audit, "ceremony.import", bundle.ceremony, bundle.key_id.hex())
     return Imported(bundle.ceremony, bundle.key_id, bundle.check_value, bundle.operations)
 
 

@@ -110,9 +110,10 @@ class TokenSession:
         """A new AES-256 master key: sensitive, extractable (wrapped only), for encrypting and
         decrypting. Returns its id. FileExistsError if the label is taken."""
         self._absent(label)
-        key_id = secrets.token_bytes(16)
-        rights = _root_rights(label, key_id, ("decrypt", "encrypt"), extractable=True)
-        self.module.generate(self.handle, AES_GEN, [*rights, (VALUE_LEN, 32)])
+        key_id, both = secrets.token_bytes(16), ("decrypt", "encrypt")
+        rights = _root_rights(label, key_id, both, extractable=True)
+        made = self.module.generate(self.handle, AES_GEN, [*rights, (VALUE_LEN, 32)])
+        self._check_rights(made, both, extractable=True)
         return key_id
 
     def master(self, label: str) -> int:
@@ -169,16 +170,19 @@ class TokenSession:
                 (SIGN, False),
             ],
         )  # fmt: skip
-        self._expect(private, {SENSITIVE: True, EXTRACTABLE: False, UNWRAP: True, DECRYPT: False,
-                               SIGN: False})  # fmt: skip
-        modulus, exponent = (
-            int.from_bytes(self.module.public(self.handle, public, part), "big")
-            for part in (MODULUS, EXPONENT)
-        )
-        numbers = RSAPublicNumbers(exponent, modulus)
-        return numbers.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        try:
+            self._expect(private, {SENSITIVE: True, EXTRACTABLE: False, UNWRAP: True,
+                                   DECRYPT: False, SIGN: False})  # fmt: skip
+            modulus, exponent = (
+                int.from_bytes(self.module.public(self.handle, public, part), "big")
+                for part in (MODULUS, EXPONENT)
+            )
+            return RSAPublicNumbers(exponent, modulus).public_key().public_bytes(
+                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+            )  # fmt: skip
+        except BaseException:
+            self._drop(private, public)
+            raise
 
     def algorithms(self, label: str, spki: bytes) -> tuple[str, ...]:
         """Those that this token really unwraps, tried with a key made for it; best first."""
@@ -190,13 +194,13 @@ class TokenSession:
                 probe = self._ephemeral()
                 blob = self._oaep(spki, probe, HASHES[name])
                 inner = self._unwrap_inner(private, blob, HASHES[name])
-                self.module.destroy(self.handle, inner)
+                self._drop(inner)
                 able.append(name)
             except Pkcs11Error:
                 continue
             finally:
                 if probe:
-                    self.module.destroy(self.handle, probe)
+                    self._drop(probe)
         if not able or not any(m in self.mechanisms for m in AES_KWP):
             raise CapabilityMissing("the token cannot unwrap by RSA-OAEP and AES-KWP")
         return tuple(able)
@@ -210,7 +214,7 @@ class TokenSession:
             head = self._oaep(spki, inner, HASHES[algorithm])
             tail = self.module.wrap(self.handle, self._kwp(), inner, key)
         finally:
-            self.module.destroy(self.handle, inner)
+            self._drop(inner)
         return head + tail
 
     def unwrap_master(
@@ -227,7 +231,7 @@ class TokenSession:
             template = _root_rights(label, key_id, operations, extractable=False)
             key = self.module.unwrap(self.handle, self._kwp(), inner, blob[size:], template)
         finally:
-            self.module.destroy(self.handle, inner)
+            self._drop(inner)
         self._check_rights(key, operations)
         return key
 
@@ -249,7 +253,7 @@ class TokenSession:
         if EDDSA not in self.mechanisms:
             raise CapabilityMissing("the token has no Ed25519 (CKM_EDDSA)")
         name = label.encode()
-        self.module.generate_pair(
+        public, private = self.module.generate_pair(
             self.handle, EC_EDWARDS_PAIR,
             [(TOKEN, True), (LABEL, name), (EC_PARAMS, _EDWARDS25519), (VERIFY, True)],
             [
@@ -257,6 +261,11 @@ class TokenSession:
                 (EXTRACTABLE, False), (SIGN, True),
             ],
         )  # fmt: skip
+        try:
+            self._expect(private, {SENSITIVE: True, EXTRACTABLE: False, SIGN: True})
+        except BaseException:
+            self._drop(private, public)
+            raise
 
     def ed25519_public(self, label: str) -> bytes:
         point = self.module.public(self.handle, self._ed25519(label, PUBLIC), EC_POINT)
@@ -324,7 +333,7 @@ class TokenSession:
         try:
             return self.module.wrap(self.handle, RSA_OAEP, public, key, oaep_hash=hash_mechanism)
         finally:
-            self.module.destroy(self.handle, public)
+            self._drop(public)
 
     def _unwrap_inner(self, private: int, blob: bytes, hash_mechanism: int) -> int:
         template: Attributes = [
@@ -335,17 +344,26 @@ class TokenSession:
             self.handle, RSA_OAEP, private, blob, template, oaep_hash=hash_mechanism
         )
 
-    def _check_rights(self, key: int, operations: tuple[str, ...]) -> None:
+    def _drop(self, *objects: int) -> None:
+        """What must not be kept, as far as the token lets it go. It never stands in the way of what
+        was to be done or told: an object of the session goes with the session anyway."""
+        for each in objects:
+            with contextlib.suppress(Pkcs11Error):
+                self.module.destroy(self.handle, each)
+
+    def _check_rights(
+        self, key: int, operations: tuple[str, ...], *, extractable: bool = False
+    ) -> None:
         """The token's own word on the key; without all of it, the key is destroyed."""
         wanted = {
-            SENSITIVE: True, EXTRACTABLE: False, WRAP: False, UNWRAP: False, SIGN: False,
+            SENSITIVE: True, EXTRACTABLE: extractable, WRAP: False, UNWRAP: False, SIGN: False,
             VERIFY: False, DERIVE: False, ENCRYPT: "encrypt" in operations,
             DECRYPT: "decrypt" in operations,
         }  # fmt: skip
         try:
             self._expect(key, wanted)
         except BaseException:
-            self.module.destroy(self.handle, key)
+            self._drop(key)
             raise
 
     def _expect(self, key: int, wanted: Mapping[int, bool]) -> None:
