@@ -35,6 +35,7 @@ def channel_send(int fd, uint8_t kind, uint32_t request, keys, bytes payload not
     cdef int slots[64]
     cdef int n = 0, done
     cdef KeyHandle key
+    keys = tuple(keys)
     if len(keys) > SG_CH_KEYS or len(payload) > SG_CH_PAYLOAD:
         raise ValueError("more than a message takes")
     for item in keys:

@@ -535,10 +535,14 @@ cdef class Wire:
     cdef int client_keep(self) except -1:
         """What is left of a `ReadBuffer` becomes bytes of our own."""
         if self.cbuf is None:
-            if self.c.run != self.c.pos:
-                self._flush_c()
-            self._own_c(PyBytes_FromStringAndSize(<const char*>self.cat + self.c.pos,
-                                                  self.csize - self.c.pos))
+            try:
+                if self.c.run != self.c.pos:
+                    self._flush_c()
+                self._own_c(PyBytes_FromStringAndSize(<const char*>self.cat + self.c.pos,
+                                                      self.csize - self.c.pos))
+            except BaseException:
+                self._own_c(b"")  # never what others will read into it
+                raise
         return 0
 
     cdef int _own_c(self, bytes data) except -1:
@@ -949,10 +953,14 @@ cdef class Wire:
     cdef int server_keep(self) except -1:
         """As `client_keep`."""
         if self.sbuf is None:
-            if self.s.run != self.s.pos:
-                self._flush_s()
-            self._own_s(PyBytes_FromStringAndSize(<const char*>self.sat + self.s.pos,
-                                                  self.ssize - self.s.pos))
+            try:
+                if self.s.run != self.s.pos:
+                    self._flush_s()
+                self._own_s(PyBytes_FromStringAndSize(<const char*>self.sat + self.s.pos,
+                                                      self.ssize - self.s.pos))
+            except BaseException:
+                self._own_s(b"")  # never what others will read into it
+                raise
         return 0
 
     cdef int _own_s(self, bytes data) except -1:

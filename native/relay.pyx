@@ -117,52 +117,39 @@ cdef class Relay:
             self.wire.client_has_it()
         return 0
 
-    cdef object _client_sent(self):
-        """The Wire has more of the client's; the owner looks where that is not enough."""
+    cdef object _sent(self, bint server):
+        """The Wire has more of the client's, or of the server's; the owner looks where that is not
+        enough."""
         cdef object event = None
         cdef Wire wire = self.wire
         try:
             if self.quick:
-                event = wire.client_step()
+                event = wire.server_step() if server else wire.client_step()
                 if event is None and not wire.stalled:
-                    self._to_server()
-                    self.asked = True
-                    if self.timed:
-                        self.owner.client_timed(wire.count)
-                    return None
-        except Exception as error:
-            self.owner.broken(error)
-            return None
-        self.owner.from_client(event)
-
-    cdef object _server_sent(self):
-        cdef object event = None
-        cdef Wire wire = self.wire
-        try:
-            if self.quick:
-                event = wire.server_step()
-                if event is None and not wire.stalled:
-                    self._to_client()
-                    if wire.cout.n:
+                    if server:
+                        self._to_client()
+                    if not server or wire.cout.n:
                         self._to_server()
+                    self.asked = self.asked or not server
                     if self.timed:
-                        self.owner.server_timed(wire.count)
+                        owner = self.owner
+                        (owner.server_timed if server else owner.client_timed)(wire.count)
                     return None
         except Exception as error:
             self.owner.broken(error)
             return None
-        self.owner.from_server(event)
+        (self.owner.from_server if server else self.owner.from_client)(event)
 
     def client_sent(self, bytes data not None):
         """For a transport that hands over bytes."""
         self.traffic.counts[0] += PyBytes_GET_SIZE(data)
         self.wire.client_feed(data)
-        self._client_sent()
+        self._sent(False)
 
     def server_sent(self, bytes data not None):
         self.traffic.counts[2] += PyBytes_GET_SIZE(data)
         self.wire.server_feed(data)
-        self._server_sent()
+        self._sent(True)
 
 
 cdef ReadBuffer _reads = ReadBuffer(_READ_SIZE)
@@ -204,20 +191,23 @@ cdef class _SocketEnd(RelayEnd):
         cdef Relay relay = self.relay
         if not 0 <= n <= _READ_SIZE:
             raise ValueError("more than there is room for")
-        if self.server:
-            relay.traffic.counts[2] += n
-            relay.wire.server_lies(_reads, n)
-            try:
-                relay._server_sent()
-            finally:
-                relay.wire.server_keep()
-        else:
-            relay.traffic.counts[0] += n
-            relay.wire.client_lies(_reads, n)
-            try:
-                relay._client_sent()
-            finally:
-                relay.wire.client_keep()
+        try:
+            if self.server:
+                relay.traffic.counts[2] += n
+                relay.wire.server_lies(_reads, n)
+                try:
+                    relay._sent(True)
+                finally:
+                    relay.wire.server_keep()
+            else:
+                relay.traffic.counts[0] += n
+                relay.wire.client_lies(_reads, n)
+                try:
+                    relay._sent(False)
+                finally:
+                    relay.wire.client_keep()
+        except Exception as error:  # before another connection reads into the same buffer
+            relay.owner.broken(error)
 
 
 def relay_end(Relay relay not None, bint server, before):

@@ -246,6 +246,22 @@ def test_what_waits_is_kept_when_the_buffer_is_used_by_another() -> None:
     other.close()
 
 
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_owner_that_fails_is_told_so_and_the_loop_is_not(side: str) -> None:
+    class Failing(Pair):
+        def from_client(self, event: Any) -> None:
+            raise RuntimeError("no")
+
+        from_server = from_client
+
+    pair = Failing()
+    pair.relay.quick = False
+    read(ends(pair)[side == "server"], QUERY)
+    ((what, error),) = pair.seen
+    assert (what, str(error)) == ("broken", "no")
+    pair.close()
+
+
 def test_more_than_was_asked_for_is_refused(pair: Pair) -> None:
     client, _ = ends(pair)
     with pytest.raises(ValueError, match="room"):
