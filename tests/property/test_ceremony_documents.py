@@ -132,6 +132,32 @@ def test_every_field_is_needed_and_no_other_is_taken(path: str) -> None:
         documents.parse_bundle(changed)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "x" * 201, "a\nwrapping key 00", "\x1b[2K", "\x9b2K", "a\u202eb", "a\u2028b", "a\u200bb"],
+)
+def test_nothing_that_is_shown_can_rewrite_the_line_that_is_compared(text: str) -> None:
+    for field in ("issuer", "customer"):
+        with pytest.raises(documents.DocumentError, match=field):
+            documents.parse_bundle({**BUNDLE.document(), field: text})
+    signed = json.loads(approved())
+    signed["signatures"][0]["custodian"] = text
+    with pytest.raises(documents.DocumentError, match="custodian"):
+        approvals.parse(json.dumps(signed).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("algorithm", "Ed448"), ("value", "00" * 63), ("value", "AB" * 64), ("more", "x"),
+     ("custodian", 1)],
+)  # fmt: skip
+def test_signatures_have_one_form(name: str, value: object) -> None:
+    signed = json.loads(approved())
+    signed["signatures"][0][name] = value
+    with pytest.raises(documents.DocumentError):
+        approvals.parse(json.dumps(signed).encode())
+
+
 def test_a_bundle_never_grants_extraction() -> None:
     changed = json.loads(json.dumps(BUNDLE.document()))
     changed["rights"]["extractable"] = True

@@ -50,7 +50,7 @@ def request(
                 token.algorithms(label, spki), operations, authority.roster.fingerprint,
                 authority.roster.threshold, now, now + lifetime,
             )  # fmt: skip
-            state.remember_request(made)
+            state.remember_request(documents.parse_request(made.document()))
         except BaseException:
             token.destroy_wrapping_pair(label)
             raise

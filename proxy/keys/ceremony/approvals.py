@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from proxy.errors import SealgateError
 from proxy.keys.ceremony import canonical, documents
 from proxy.keys.ceremony.canonical import Json
-from proxy.keys.ceremony.documents import Bundle, DocumentError, Request, Roster
+from proxy.keys.ceremony.documents import Bundle, DocumentError, Fields, Request, Roster
 
 ALGORITHM = "Ed25519"
 
@@ -76,20 +76,12 @@ def parse(raw: bytes) -> Signed:
 
 
 def _signature(item: Json) -> Signature:
-    if not isinstance(item, dict) or set(item) != {"custodian", "algorithm", "value"}:
-        raise DocumentError("a signature has custodian, algorithm and value")
-    name, value = item["custodian"], item["value"]
-    if item["algorithm"] != ALGORITHM:
+    top = Fields(item, "a signature")
+    signature = Signature(top.name("custodian"), top.hex("value", 64))
+    if top.take("algorithm") != ALGORITHM:
         raise DocumentError(f"signatures are {ALGORITHM}")
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise DocumentError("custodian and value are strings")
-    try:
-        raw = bytes.fromhex(value)
-    except ValueError:
-        raw = b""
-    if len(raw) != 64 or raw.hex() != value:
-        raise DocumentError("a signature is 64 bytes in lower-case hex")
-    return Signature(name, raw)
+    top.end()
+    return signature
 
 
 def add(signed: Signed, roster: Roster, custodian: str, value: bytes) -> Signed:

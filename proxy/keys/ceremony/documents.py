@@ -30,7 +30,6 @@ ALGORITHMS = (*KEY_WRAPS, "RSA-OAEP-SHA256", "RSA-OAEP-SHA1")
 OPERATIONS = ("decrypt", "encrypt")
 MAX_CUSTODIANS = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
-_TEXT = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
 class DocumentError(SealgateError):
@@ -313,8 +312,9 @@ class Fields:
         value = self.take(name)
         if empty and value == "":
             return ""
-        if not isinstance(value, str) or _TEXT.fullmatch(value) is None:
-            raise DocumentError(f"{name} is a line of 1 to 200 characters")
+        # What a custodian is shown must not move his cursor or turn the reading direction.
+        if not isinstance(value, str) or not 1 <= len(value) <= 200 or not value.isprintable():
+            raise DocumentError(f"{name} is a line of 1 to 200 printable characters")
         return value
 
     def name(self, name: str) -> str:
