@@ -17,7 +17,7 @@ from proxy.keys.ceremony import approvals, canonical, documents
 from proxy.keys.ceremony.acceptance import Authority
 from proxy.keys.ceremony.approvals import Refused, Signed
 from proxy.keys.ceremony.documents import Request, Roster
-from proxy.keys.stores.file import write_atomically
+from proxy.keys.stores.file import make_directory, write_atomically
 
 
 class CeremonyState:
@@ -26,7 +26,7 @@ class CeremonyState:
 
     def trust(self, roster: Roster) -> None:
         """The roster is the one that counts here. Refused if another one does already."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self._folder)
         body = canonical.encode(roster.document()) + b"\n"
         try:
             write_atomically(self._folder / "roster.json", body, replace=False)
@@ -70,7 +70,7 @@ class CeremonyState:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One act at a time in this folder."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self._folder)
         handle = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -80,7 +80,7 @@ class CeremonyState:
 
     def _note(self, kind: str, name: str, body: bytes, *, replace: bool = True) -> None:
         folder = self._folder / kind
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(folder)
         write_atomically(folder / name, body, replace=replace)
 
     def _names(self, kind: str) -> list[str]:
