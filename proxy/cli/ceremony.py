@@ -7,12 +7,21 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from proxy.cli import ceremony_shares
-from proxy.cli.ceremony_input import read_file, signer_of, token_place, write_new
+from proxy.cli.ceremony_input import absent, read_file, signer_of, token_place, write_new
+from proxy.cli.ceremony_options import (
+    KeyLabel,
+    Out,
+    PlacedOptions,
+    Roster,
+    SignerOptions,
+    State,
+    spread,
+)
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,51 +33,35 @@ app = typer.Typer(
 )
 ceremony_shares.add_to(app)
 
-_STATE = typer.Option(..., "--state", help="This side's folder: whom it trusts, what it has done.")
-_OUT = typer.Option(..., "--out", "-o", help="The file to write; it must not exist.")
-_MODULE = typer.Option(None, "--module", help="PKCS #11 module of the token.")
-_TOKEN = typer.Option(None, "--token", help="Label of the token.")
-_PIN_ENV = typer.Option(None, "--pin-env", help="Environment variable that holds the PIN.")
-_PIN_FILE = typer.Option(None, "--pin-file", help="File that holds the PIN.")
-_CONFIG = typer.Option(None, "--config", "-c", help="Take the token from keys.provider there.")
-_KEY = typer.Option(None, "--key", help="The custodian's key file.")
-_PASS_ENV = typer.Option(None, "--passphrase-env", help="Variable with the key file's passphrase.")
-_PASS_FILE = typer.Option(None, "--passphrase-file", help="File with the key file's passphrase.")
-_KEY_LABEL = typer.Option("sealgate-root", "--key-label", help="Label of the key in the token.")
 _OPERATIONS = typer.Option(
     ["decrypt", "encrypt"], "--operation", help="A right of the key; may be repeated."
 )
 
 
 @app.command("enrol")
+@spread
 def enrol(
-    name: str = typer.Argument(help="The custodian's name."),
-    out: Path = _OUT,
-    key: Path | None = _KEY,
-    passphrase_env: str | None = _PASS_ENV,
-    passphrase_file: Path | None = _PASS_FILE,
-    module: str | None = _MODULE,
-    token: str | None = _TOKEN,
-    pin_env: str | None = _PIN_ENV,
-    pin_file: Path | None = _PIN_FILE,
-    key_label: str = typer.Option("sealgate-custodian", help="Label of the key in the token."),
+    name: Annotated[str, typer.Argument(help="The custodian's name.")],
+    out: Out,
+    custodian_key: SignerOptions,
 ) -> None:
     """Make a custodian's key, in a sealed file or in a token of his, and his public enrolment."""
     from proxy.keys.ceremony import custodian
 
-    with signer_of(
-        key, passphrase_env, passphrase_file, module, token, pin_env, pin_file, key_label, make=True
-    ) as signer:
+    absent(out)
+    with signer_of(custodian_key, make=True) as signer:
         write_new(out, custodian.enrol(name, signer))
     typer.echo(f"{name}: enrolment written to {out}")
 
 
 @app.command("roster")
 def roster(
-    enrolments: list[Path] = typer.Argument(help="The custodians' enrolments."),
-    threshold: int = typer.Option(..., "--threshold", "-m", min=1, help="How many must agree."),
-    customer: str = typer.Option(..., "--customer", help="Whose keys these are."),
-    out: Path = _OUT,
+    enrolments: Annotated[list[Path], typer.Argument(help="The custodians' enrolments.")],
+    threshold: Annotated[
+        int, typer.Option("--threshold", "-m", min=1, help="How many must agree.")
+    ],
+    customer: Annotated[str, typer.Option("--customer", help="Whose keys these are.")],
+    out: Out,
 ) -> None:
     """Put the custodians' enrolments together into a roster."""
     from proxy.keys.ceremony import canonical, custodian
@@ -81,9 +74,9 @@ def roster(
 
 @app.command("trust")
 def trust(
-    roster: Path = typer.Argument(help="The roster."),
-    fingerprint: str = typer.Option(..., "--fingerprint", help="As read to you, all of it."),
-    state: Path = _STATE,
+    roster: Annotated[Path, typer.Argument(help="The roster.")],
+    fingerprint: Annotated[str, typer.Option("--fingerprint", help="As read to you, all of it.")],
+    state: State,
 ) -> None:
     """Let a roster count on this side, once for all."""
     from proxy.keys.ceremony import documents
@@ -96,39 +89,33 @@ def trust(
 
 
 @app.command("revoke")
-def revoke(name: str = typer.Argument(help="The custodian."), state: Path = _STATE) -> None:
+def revoke(name: Annotated[str, typer.Argument(help="The custodian.")], state: State) -> None:
     """Let a custodian's signatures not count on this side any more, for good."""
     _state(state).revoke(name)
     typer.echo(f"{name} does not count here any more")
 
 
 @app.command("master")
+@spread
 def master(
-    module: str | None = _MODULE,
-    token: str | None = _TOKEN,
-    pin_env: str | None = _PIN_ENV,
-    pin_file: Path | None = _PIN_FILE,
-    config: Path | None = _CONFIG,
-    key_label: str = _KEY_LABEL,
+    placed: PlacedOptions,
+    key_label: KeyLabel = "sealgate-root",
 ) -> None:
     """Make a master key in the source's token: it can be wrapped, and never read."""
     from proxy.keys.ceremony import tokens
 
-    with tokens.session(token_place(module, token, pin_env, pin_file, config)) as opened:
+    with tokens.session(token_place(placed)) as opened:
         key_id = _exists(lambda: opened.make_master(key_label))
         check = opened.check_value(opened.master(key_label))
     typer.echo(f"master {key_label} made: id {key_id.hex()}, check value {check.hex()}")
 
 
 @app.command("request")
+@spread
 def request(
-    state: Path = _STATE,
-    out: Path = _OUT,
-    module: str | None = _MODULE,
-    token: str | None = _TOKEN,
-    pin_env: str | None = _PIN_ENV,
-    pin_file: Path | None = _PIN_FILE,
-    config: Path | None = _CONFIG,
+    state: State,
+    out: Out,
+    placed: PlacedOptions,
     operation: list[str] = _OPERATIONS,
     bits: int = typer.Option(4096, "--bits", min=2048, max=8192, help="Size of the wrapping key."),
     hours: int = typer.Option(24, "--hours", min=1, max=720, help="How long the request is good."),
@@ -143,6 +130,7 @@ def request(
     """At the target: make a wrapping key in the token and ask for a master key."""
     from proxy.keys.ceremony import acts
 
+    absent(out)
     now, lifetime = int(time.time()), hours * 3600
     if cloud is not None:
         if public_key is None:
@@ -152,7 +140,7 @@ def request(
             spki, cloud, _state(state), now, algorithms=algorithms, lifetime=lifetime
         )
     else:
-        place = token_place(module, token, pin_env, pin_file, config)
+        place = token_place(placed)
         made = acts.request(
             place, _state(state), now, operations=_operations(operation), bits=bits,
             lifetime=lifetime,
@@ -162,18 +150,14 @@ def request(
 
 
 @app.command("approve")
+@spread
 def approve(
-    document: Path = typer.Argument(help="A request or a bundle; the signature is added to it."),
-    name: str = typer.Option(..., "--name", help="Your name on the roster."),
-    roster: Path = typer.Option(..., "--roster", help="The roster."),
-    key: Path | None = _KEY,
-    passphrase_env: str | None = _PASS_ENV,
-    passphrase_file: Path | None = _PASS_FILE,
-    module: str | None = _MODULE,
-    token: str | None = _TOKEN,
-    pin_env: str | None = _PIN_ENV,
-    pin_file: Path | None = _PIN_FILE,
-    key_label: str = typer.Option("sealgate-custodian", help="Label of the key in the token."),
+    document: Annotated[
+        Path, typer.Argument(help="A request or a bundle; the signature is added to it.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="Your name on the roster.")],
+    roster: Roster,
+    custodian_key: SignerOptions,
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
 ) -> None:
     """By a custodian: read what it says, compare the fingerprints, and sign it."""
@@ -185,32 +169,27 @@ def approve(
     if not yes:
         typer.confirm("Is all of this as it was agreed?", abort=True, err=True)
     known = documents.parse_roster(documents.read(read_file(roster)))
-    with signer_of(
-        key, passphrase_env, passphrase_file, module, token, pin_env, pin_file, key_label
-    ) as signer:
+    with signer_of(custodian_key) as signer:
         signed = acts.approve(raw, known, name, signer)
     write_atomically(document, signed)
     typer.echo(f"signed by {name}")
 
 
 @app.command("show")
-def show(document: Path = typer.Argument(help="A request or a bundle.")) -> None:
+def show(document: Annotated[Path, typer.Argument(help="A request or a bundle.")]) -> None:
     """Show what a request or a bundle says, and who has signed it."""
     _show(read_file(document))
 
 
 @app.command("export")
+@spread
 def export(
-    request: Path = typer.Argument(help="The approved request."),
-    state: Path = _STATE,
-    out: Path = _OUT,
-    issuer: str = typer.Option(..., "--issuer", help="Who gives the key away."),
-    module: str | None = _MODULE,
-    token: str | None = _TOKEN,
-    pin_env: str | None = _PIN_ENV,
-    pin_file: Path | None = _PIN_FILE,
-    config: Path | None = _CONFIG,
-    key_label: str = _KEY_LABEL,
+    request: Annotated[Path, typer.Argument(help="The approved request.")],
+    state: State,
+    out: Out,
+    issuer: Annotated[str, typer.Option("--issuer", help="Who gives the key away.")],
+    placed: PlacedOptions,
+    key_label: KeyLabel = "sealgate-root",
     operation: list[str] = typer.Option([], "--operation", help="Grant only this; repeatable."),
     days: int = typer.Option(7, "--days", min=1, max=365, help="How long the bundle is good."),
 ) -> None:
@@ -218,7 +197,7 @@ def export(
     from proxy.keys.ceremony import acts
 
     made = acts.export(
-        read_file(request), token_place(module, token, pin_env, pin_file, config), _state(state),
+        read_file(request), token_place(placed), _state(state),
         int(time.time()), key_label=key_label, issuer=issuer,
         operations=_operations(operation) if operation else None, lifetime=days * 86400,
     )  # fmt: skip
@@ -227,20 +206,17 @@ def export(
 
 
 @app.command("import")
+@spread
 def import_(
-    bundle: Path = typer.Argument(help="The approved bundle."),
-    state: Path = _STATE,
-    module: str | None = _MODULE,
-    token: str | None = _TOKEN,
-    pin_env: str | None = _PIN_ENV,
-    pin_file: Path | None = _PIN_FILE,
-    config: Path | None = _CONFIG,
-    key_label: str = _KEY_LABEL,
+    bundle: Annotated[Path, typer.Argument(help="The approved bundle.")],
+    state: State,
+    placed: PlacedOptions,
+    key_label: KeyLabel = "sealgate-root",
 ) -> None:
     """At the target: check everything, and make the key a root key of the token."""
     from proxy.keys.ceremony import acts
 
-    place = token_place(module, token, pin_env, pin_file, config)
+    place = token_place(placed)
     done = _exists(
         lambda: acts.import_(
             read_file(bundle), place, _state(state), int(time.time()), key_label=key_label
@@ -254,10 +230,10 @@ def import_(
 
 @app.command("blob")
 def blob(
-    bundle: Path = typer.Argument(help="The approved bundle of a request for a cloud."),
-    state: Path = _STATE,
-    out: Path = _OUT,
-    service: str = typer.Option(..., "--service", help="azure, aws or gcp."),
+    bundle: Annotated[Path, typer.Argument(help="The approved bundle of a request for a cloud.")],
+    state: State,
+    out: Out,
+    service: Annotated[str, typer.Option("--service", help="azure, aws or gcp.")],
     key_id: str = typer.Option("", "--key-id", help="azure: kid of the exchange key; aws: KeyId."),
     import_token: Path | None = typer.Option(None, "--import-token", help="aws: its file."),
 ) -> None:

@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxy.cli.ceremony_options import KeyOptions, PlacedOptions, SignerOptions, TokenOptions
 from proxy.config import secrets
 from proxy.config.model import SecretRef
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from proxy.keys.ceremony.custodian import Signer
+    from proxy.keys.ceremony.custodian import FileSigner, Signer
     from proxy.keys.ceremony.tokens import TokenPlace
 
 _MAX_BYTES = 256 * 1024
@@ -45,13 +46,18 @@ def write_new(path: Path, body: bytes) -> None:
         raise ConfigError(f"{path}: {error.strerror}") from None
 
 
-def token_place(
-    module: str | None, token: str | None, pin_env: str | None, pin_file: Path | None,
-    config: Path | None = None,
-) -> "TokenPlace":  # fmt: skip
+def absent(*paths: Path) -> None:
+    """ConfigError if one of them is there: told before anything is done that cannot be undone."""
+    for path in paths:
+        if path.exists():
+            raise ConfigError(f"{path} is there already")
+
+
+def token_place(options: TokenOptions) -> "TokenPlace":
     """The token that the options name; ConfigError if they do not name one."""
     from proxy.keys.ceremony.tokens import TokenPlace
 
+    config = options.config if isinstance(options, PlacedOptions) else None
     if config is not None:
         from proxy.config.hsm import Pkcs11Provider
         from proxy.config.load import load
@@ -63,19 +69,33 @@ def token_place(
             raise ConfigError(f"{config}: a ceremony needs keys.provider.token_label")
         pin = partial(secrets.resolve_bytes, provider.pin)
         return TokenPlace(provider.module, provider.token_label, pin, provider.environment)
-    if module is None or token is None or (pin_env is None) == (pin_file is None):
+    module, token = options.module, options.token
+    if module is None or token is None or (options.pin_env is None) == (options.pin_file is None):
         raise ConfigError("name the token: --module, --token, and --pin-env or --pin-file")
-    ref = SecretRef(env=pin_env, file=None if pin_file is None else os.fspath(pin_file))
-    return TokenPlace(module, token, partial(secrets.resolve_bytes, ref))
+    pin = partial(secrets.resolve_bytes, _ref(options.pin_env, options.pin_file))
+    return TokenPlace(module, token, pin)
 
 
-def passphrase(prompt: str, env: str | None, file: Path | None) -> bytearray:
-    """From the environment, a file, or the terminal without echo; the caller wipes it."""
+def passphrase(prompt: str, env: str | None, file: Path | None, *, new: bool = False) -> bytearray:
+    """From the environment, a file, or the terminal without echo, twice if it is `new`: what is
+    sealed under a slip of the fingers opens never again. The caller wipes it."""
     if env is not None or file is not None:
-        return secrets.resolve_bytes(
-            SecretRef(env=env, file=None if file is None else os.fspath(file))
-        )
-    return hidden_line(prompt)
+        return secrets.resolve_bytes(_ref(env, file))
+    typed = hidden_line(prompt)
+    if new:
+        from proxy import native
+
+        again = hidden_line("Once more:")
+        same = typed == again
+        native.wipe(again)
+        if not same:
+            native.wipe(typed)
+            raise ConfigError("the two passphrases are not the same")
+    return typed
+
+
+def _ref(env: str | None, file: Path | None) -> SecretRef:
+    return SecretRef(env=env, file=None if file is None else os.fspath(file))
 
 
 def hidden_line(prompt: str) -> bytearray:
@@ -105,38 +125,46 @@ def hidden_line(prompt: str) -> bytearray:
 
 
 @contextlib.contextmanager
-def signer_of(
-    key: Path | None, passphrase_env: str | None, passphrase_file: Path | None,
-    module: str | None, token: str | None, pin_env: str | None, pin_file: Path | None,
-    key_label: str, *, make: bool = False,
-) -> Iterator["Signer"]:  # fmt: skip
-    """The custodian's key, in a file or a token; made first if `make`."""
+def key_file(options: KeyOptions, *, make: bool = False) -> Iterator["FileSigner"]:
+    """The custodian's keys in his file; made first if `make`."""
     from proxy import native
+    from proxy.keys.ceremony import custodian
+
+    path = options.key
+    if path is None:
+        raise ConfigError("name the custodian's key: --key")
+    if make:
+        absent(path)
+    secret = passphrase(
+        f"Passphrase of {path}:", options.passphrase_env, options.passphrase_file, new=make
+    )
+    with contextlib.ExitStack() as stack:
+        try:
+            if make:
+                custodian.make_key(path, secret)
+            signer = stack.enter_context(custodian.opened(path, secret))
+        except FileExistsError:
+            raise ConfigError(f"{path} is there already") from None
+        finally:
+            native.wipe(secret)
+        yield signer
+
+
+@contextlib.contextmanager
+def signer_of(options: SignerOptions, *, make: bool = False) -> Iterator["Signer"]:
+    """The custodian's key, in a file or a token; made first if `make`."""
     from proxy.keys.ceremony import custodian, tokens
 
-    if (key is None) == (module is None):
+    if (options.key is None) == (options.module is None):
         raise ConfigError("name the custodian's key: --key, or --module and --token")
-    if key is None:
-        with tokens.session(token_place(module, token, pin_env, pin_file)) as opened:
-            if make:
-                try:
-                    opened.make_ed25519(key_label)
-                except FileExistsError as error:
-                    raise ConfigError(str(error)) from None
-            yield custodian.TokenSigner(opened, key_label)
+    if options.key is not None:
+        with key_file(options, make=make) as signer:
+            yield signer
         return
-    secret = passphrase(f"Passphrase of {key}:", passphrase_env, passphrase_file)
-    try:
+    with tokens.session(token_place(options)) as opened:
         if make:
             try:
-                custodian.make_key(key, secret)
-            except FileExistsError:
-                raise ConfigError(f"{key} is there already") from None
-        context = custodian.opened(key, secret)
-        signer = context.__enter__()
-    finally:
-        native.wipe(secret)
-    try:
-        yield signer
-    finally:
-        context.__exit__(None, None, None)
+                opened.make_ed25519(options.key_label)
+            except FileExistsError as error:
+                raise ConfigError(str(error)) from None
+        yield custodian.TokenSigner(opened, options.key_label)
