@@ -102,7 +102,7 @@ class KeyService:
 
         Raises AccessDenied if policy says no, whether or not the keys are there.
         """
-        self._authorise(principal, resource, action)
+        self.authorise(principal, resource, action)
         keys = self._cache.get(resource.ring)
         if keys is None:
             return None
@@ -244,7 +244,8 @@ class KeyService:
         """Other rules from the next request on, also for keys that are in memory."""
         self._policy = Policy(rules)
 
-    def _authorise(self, principal: Principal, resource: Resource, action: Action) -> None:
+    def authorise(self, principal: Principal, resource: Resource, action: Action) -> None:
+        """AccessDenied, and a line in the audit log, unless policy allows it; no key is touched."""
         if self._closed:
             raise KeyUnavailable("the key service is closed")
         decision = self._policy.decide(principal, resource, action)

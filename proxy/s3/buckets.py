@@ -52,8 +52,10 @@ class Buckets:
 def as_shown(
     rule: BucketConfig, bucket: str, verdict: Callable[[Resource], Verdict]
 ) -> BucketConfig:
-    """The rule as a reader has it: who is shown ciphertext reads the place as if it were plain."""
-    if rule.ring is None or verdict(resource_of(rule, bucket)) is not Verdict.CIPHERTEXT:
+    """The rule as a reader has it: who is shown ciphertext reads the place as if it were plain.
+
+    Not a mixed place, where what is stored may not be ciphertext: to read there takes the right to open."""
+    if rule.state != "sealed" or verdict(resource_of(rule, bucket)) is not Verdict.CIPHERTEXT:
         return rule
     return rule.model_copy(update={"state": "plain"})
 

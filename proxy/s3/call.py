@@ -187,6 +187,11 @@ class Call:
             found if found is not None else await keys.ring_keys(self.principal, resource, action)
         )
 
+    def authorise(self, action: Action) -> None:
+        """AccessDenied unless this may be done at the place: for what needs no key there."""
+        resource = resource_of(self.rule, self.target.bucket)
+        self.services.keys.authorise(self.principal, resource, action)
+
     def note_bytes(self, keys: RingKeys, action: Action, count: int) -> None:
         """Counts plaintext bytes towards the ring's limit and the metric."""
         self.services.keys.note_bytes(keys, count)

@@ -60,11 +60,14 @@ class Keys:
         self.ring = RingKeys("main", len(old) + 1, (fresh, *old))
 
     def ring_keys_now(self, who: Principal, what: Resource, action: Action) -> RingKeys | None:
-        if what.ring == "denied" or not self.policy.decide(who, what, action).allowed:
-            raise AccessDenied("policy")
+        self.authorise(who, what, action)
         if what.ring == "keyless":
             raise KeyUnavailable("token away")
         return self.other if what.ring == "other" else self.ring
+
+    def authorise(self, who: Principal, what: Resource, action: Action) -> None:
+        if what.ring == "denied" or not self.policy.decide(who, what, action).allowed:
+            raise AccessDenied("policy")
 
     async def ring_keys(self, who: Principal, what: Resource, action: Action) -> RingKeys:
         raise AssertionError("always in memory")

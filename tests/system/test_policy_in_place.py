@@ -191,6 +191,40 @@ def test_a_copy_opens_and_seals_as_reads_and_writes_do(
         place.keys.policy = Policy(())
 
 
+@pytest.mark.parametrize("rules", [(SEALS,), (SEALS, SHOWN)])
+def test_what_is_not_sealed_yet_in_a_mixed_place_needs_the_right_to_open(
+    gateway: tuple[Gateway, Any], rules: tuple[PolicyRule, ...]
+) -> None:
+    """A bucket under migration is no hole in its policy."""
+    place, direct = gateway
+    s3 = client(place.endpoint)
+    with contextlib.suppress(ClientError):
+        direct.create_bucket(Bucket="mixed-old")
+        direct.create_bucket(Bucket="plain-to")
+    what = {"Bucket": "mixed-old", "Key": "a"}
+    direct.put_object(**what, Body=b"known " * 20)
+    asks = [
+        lambda: s3.get_object(**what)["Body"].read(),
+        lambda: s3.get_object(**what, Range="bytes=0-4"),
+        lambda: s3.get_object(**what, Range="bytes=100-109"),
+        lambda: s3.head_object(**what),
+        lambda: s3.get_object_attributes(**what, ObjectAttributes=["Checksum"]),
+        lambda: s3.copy_object(Bucket="plain-to", Key="out", CopySource=what),
+    ]
+    for ask in asks:
+        ask()
+    direct.delete_object(Bucket="plain-to", Key="out")
+    place.keys.policy = Policy(rules)
+    try:
+        for ask in asks:
+            with pytest.raises(ClientError) as refused:
+                ask()
+            assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+        assert "Contents" not in direct.list_objects_v2(Bucket="plain-to", Prefix="out")
+    finally:
+        place.keys.policy = Policy(())
+
+
 def test_an_s3_purpose_counts_if_it_is_signed(gateway: tuple[Gateway, Any]) -> None:
     place, direct = gateway
     s3 = client(place.endpoint)

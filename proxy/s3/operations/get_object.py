@@ -373,6 +373,8 @@ async def _relay_shown(call: Call, response: Response) -> None:
 
 
 async def _relay_plaintext(call: Call, response: Response) -> None:
+    """An object that is not sealed yet, for whoever might open it if it were."""
+    call.authorise(Action.OPEN)
     metrics.s3_plain_reads_total.inc()
     log.info("plaintext object served from a mixed place", bucket=call.target.bucket)
     await call.relay(response)
@@ -380,6 +382,7 @@ async def _relay_plaintext(call: Call, response: Response) -> None:
 
 async def _plain_range(call: Call) -> None:
     """A plaintext object in a mixed place: the client's own request, untouched."""
+    call.authorise(Action.OPEN)
     headers = call.origin_headers()
     response = await call.origin.call(
         "GET", call.target.bucket, call.target.key, call.origin_query(), headers

@@ -7,6 +7,7 @@ size comes from the stored size, which only a GET authenticates.
 from proxy.crypto.envelope import OpenedEnvelope
 from proxy.crypto.footer import Footer
 from proxy.errors import IntegrityError
+from proxy.policy.model import Action
 from proxy.s3 import etag, object_checksums
 from proxy.s3.call import Call, relayed
 from proxy.s3.message import Headers
@@ -27,7 +28,10 @@ async def head_object(call: Call) -> None:
         call.origin_headers(lambda n: n in _NOT_SENT),
     )
     text = stored.envelope_text(response.headers)
-    if response.status != 200 or (text is None and call.rule.state == "mixed"):
+    not_sealed = text is None and call.rule.state == "mixed"
+    if response.status == 200 and not_sealed:
+        call.authorise(Action.OPEN)
+    if response.status != 200 or not_sealed:
         headers = relayed(response.headers, stored.not_for_client)
         if text is not None or response.status != 200:
             headers = [(n, etag.shown(v) if n == "etag" else v) for n, v in headers]
