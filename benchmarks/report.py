@@ -1,6 +1,6 @@
 """`./run bench`: every claim of speed in one run, as ratios with spread, the marks beside.
 
-Options: `--rounds N`, `--seconds N` a pgbench run, `--only native,plans,postgres,copy,memory,s3`,
+Options: `--rounds N`, `--seconds N` a pgbench run, `--only native,plans,postgres,copy,memory,s3,s3-load`,
 `--rows N` of COPY, `--json FILE`.
 """
 
@@ -17,6 +17,7 @@ from benchmarks import (
     bench_plans,
     bench_postgres,
     bench_s3,
+    bench_s3_load,
 )
 from benchmarks.measure import Series
 from benchmarks.stand import Stand
@@ -70,6 +71,9 @@ def marks(results: Results, figures: dict[str, float]) -> list[str]:
     mark(
         "GET 64 MiB, CPU of HAProxy's in clear <= 1.0", cpu_ratio("GET 64 MiB", "haproxy"), 1, True
     )
+    for text, value, limit, low in bench_s3_load.marks(results, figures):
+        if value is not None or any("c=16" in name for name in results):
+            mark(text, value, limit, low)
     large = results.get("GET 64 MiB")
     if large:
         pairs = zip(large["sealgate"].rates, large["direct"].rates, strict=True)
@@ -116,6 +120,11 @@ def main() -> None:
                     text, part = bench_s3.run(stand, options.rounds)
                     print(text, end="\n\n", flush=True)
                     results |= part
+    if "s3-load" in only:
+        text, part, load = bench_s3_load.run(min(options.rounds, 3))
+        print(text, end="\n\n", flush=True)
+        results |= part
+        figures |= load
     print("\n".join(marks(results, figures)))
     if options.json:
         options.json.write_text(
