@@ -7,6 +7,9 @@ every answer's status and length are checked.
 
 import os
 import socket
+import struct
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -14,6 +17,7 @@ import boto3
 from botocore.config import Config
 
 _DISCARD_BYTES = 4 << 20
+_QUIET_SECONDS = 60  # without a byte: then the connection is given up
 
 
 class Zeros:
@@ -21,6 +25,7 @@ class Zeros:
 
     def __init__(self, size: int) -> None:
         self.fd = os.memfd_create("body")
+        weakref.finalize(self, os.close, self.fd)
         self.size = size
         os.truncate(self.fd, size)
 
@@ -34,15 +39,21 @@ class Link:
     """One kept connection."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=600)
+        self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setblocking(True)
+        # The kernel's own limits: Python's would make the socket non-blocking, which sendfile(2) minds.
+        limit = struct.pack("ll", _QUIET_SECONDS, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self._buffer = bytearray(_DISCARD_BYTES)
         self.etag = ""
 
-    def ask(self, head: bytes, body: Zeros | None = None, size: int = 0) -> tuple[int, int]:
-        """Status and length of the answer's body."""
+    def ask(
+        self, head: bytes, body: Zeros | None = None, size: int = 0, pause: float = 0.0
+    ) -> tuple[int, int]:
+        """Status and length of the answer's body, which is not looked at for `pause` seconds."""
         self._socket.sendall(head)
+        time.sleep(pause)
         if body is not None:
             body.send(self._socket, size)
         got = b""
@@ -112,22 +123,30 @@ class Target:
 
 
 def parallel(
-    target: Target, heads: list[list[bytes]], body: Zeros | None, size: int, length: int
+    target: Target,
+    heads: list[list[bytes]],
+    body: Zeros | None,
+    size: int,
+    length: int,
+    pause: float = 0.0,
 ) -> list[list[str]]:
     """Each list of requests on a connection of its own. `length`: what each answer has to bring.
 
-    Returns the ETags, list by list. RuntimeError on any other status than 200 or 206.
+    Returns the ETags, list by list. RuntimeError on any other status than 200 or 206, OSError on a
+    connection that ends or is quiet for a minute.
     """
 
     def one(requests: list[bytes]) -> list[str]:
         link = Link(target.port)
         tags = []
-        for head in requests:
-            status, got = link.ask(head, body, size)
-            if status not in (200, 206) or (length >= 0 and got != length):
-                raise RuntimeError(f"{target.name}: {status}, {got} of {length}: {head[:80]!r}")
-            tags.append(link.etag)
-        link.close()
+        try:
+            for head in requests:
+                status, got = link.ask(head, body, size, pause)
+                if status not in (200, 206) or (length >= 0 and got != length):
+                    raise RuntimeError(f"{target.name}: {status}, {got} of {length}: {head[:80]!r}")
+                tags.append(link.etag)
+        finally:
+            link.close()
         return tags
 
     if len(heads) == 1:

@@ -3,9 +3,11 @@
 Bodies are discarded in the kernel (MSG_TRUNC), so that the proxy in front is all that is measured.
 """
 
+import contextlib
 import re
 import socket
 import threading
+import time
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
 _ANSWER = (
@@ -21,6 +23,7 @@ class DiscardingOrigin:
         self.port = int(self._listener.getsockname()[1])
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.bytes = 0
+        self.pause_seconds = 0.0  # before a body is taken
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -36,7 +39,7 @@ class DiscardingOrigin:
 
     def _serve(self, link: socket.socket) -> None:
         buffer, got = bytearray(1 << 20), b""
-        with link:
+        with link, contextlib.suppress(OSError):  # a proxy that gives up
             while True:
                 while (at := got.find(b"\r\n\r\n")) < 0:
                     piece = link.recv(65_536)
@@ -46,6 +49,7 @@ class DiscardingOrigin:
                 found = _LENGTH.search(got[: at + 2])
                 left = int(found[1]) if found else 0
                 self.bytes += left
+                time.sleep(self.pause_seconds)
                 body = got[at + 4 :]
                 got, left = body[left:], left - min(left, len(body))
                 while left:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.s3_memory import (
-    BASE_BYTES,
     MIB,
     PER_TRANSFER_BYTES,
     LoadStand,
@@ -15,6 +14,8 @@ from benchmarks.s3_memory import (
 )
 
 pytestmark = pytest.mark.system
+COUNT, BYTES = 32, 16 * MIB
+PAUSE_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,15 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadStand]:
 
 
 def test_memory_does_not_grow_with_the_size_of_what_passes(stand: LoadStand) -> None:
-    count, size = 32, 64 * MIB
-    for verb, (before, peak, _) in transfers(stand, count, size).items():
+    """The slower side does not take a byte for a while: without back-pressure all 512 MiB would be held.
+    What the processes have before is not looked at, it depends on the machine and its libraries."""
+    for verb, (before, peak, _) in transfers(stand, COUNT, BYTES, PAUSE_SECONDS).items():
         told = f"{verb}: {before / MIB:.0f} MiB before, {peak / MIB:.0f} at most"
-        assert peak < BASE_BYTES + count * PER_TRANSFER_BYTES, told
+        assert peak - before < COUNT * PER_TRANSFER_BYTES, told
 
 
 def test_a_listing_of_many_pages_has_every_key_once_and_exact_sizes(stand: LoadStand) -> None:
-    size = fill(stand, "pages", 2500)
-    assert list_all(stand.target("pages"), "pages")[1:] == ({size}, 2500)
+    count = 1100  # a page is of a thousand
+    size = fill(stand, "pages", count)
+    assert list_all(stand.target("pages"), "pages")[1:] == ({size}, count)
     assert list_all(stand.direct("pages"), "pages")[1] != {size}
