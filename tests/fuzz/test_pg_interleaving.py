@@ -192,8 +192,6 @@ def test_any_interleaving_is_answered_as_directly(
     wires: tuple[Wire, Wire, Tap], of: tuple[Statements, tuple[str, ...]]
 ) -> None:
     direct, through, tap = wires
-    for wire in (direct, through):
-        wire.again()  # no name has been that of a plain statement before
     tap.clear()
     base = str(random.randrange(10**9)) if SEED == "0" else SEED
     for seed in (*KEPT, *(f"{base}/{i}" for i in range(COUNT))):

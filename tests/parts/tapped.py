@@ -1,21 +1,14 @@
 """A server, a proxy in a process of its own, and one client, with all that the server gets recorded."""
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from proxy.config.model import (
-    Address,
-    CatalogAccess,
     ColumnConfig,
-    PostgresConfig,
-    SecretRef,
-    TlsClient,
 )
 from tests.differential.wire import Side
 from tests.parts.apart import Apart
+from tests.parts.database import tapped_database
 from tests.parts.postgres import Postgres
 from tests.parts.tap import Tap
 
@@ -42,23 +35,10 @@ class Tapped:
 
 @contextlib.contextmanager
 def tapped(columns: tuple[ColumnConfig, ...]) -> Iterator[Tapped]:
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        server = Postgres(Path(folder) / "pg")
-        server.start()
-        os.environ["SG_TEST_PG"] = server.password
-        with Tap("127.0.0.1", server.port) as tap:
-            config = PostgresConfig(
-                listen=Address(),
-                upstream=Address(port=tap.port),
-                upstream_tls=TlsClient(mode="disable"),
-                database=server.database,
-                catalog=CatalogAccess(user=server.user, password=SecretRef(env="SG_TEST_PG")),
-                columns=columns,
-            )
-            with Apart(config, Path(folder)) as proxy:
-                dsn = server.dsn().replace(f"port={server.port}", f"port={proxy.port}")
-                made = Tapped(Side(dsn), tap, server)
-                yield made
-                made.side.close()
-        server.stop()
+    with (
+        tapped_database(columns) as (made, tap),
+        Apart(made.config, made.folder) as proxy,
+    ):
+        found = Tapped(Side(made.through(proxy.port)), tap, made.server)
+        yield found
+        found.side.close()

@@ -2,23 +2,16 @@
 
 import os
 import subprocess
-import tempfile
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from proxy.config.model import (
-    Address,
-    CatalogAccess,
     ColumnConfig,
-    PostgresConfig,
-    SecretRef,
-    TlsClient,
 )
+from tests.parts.database import database
 from tests.parts.keyring import software_keys
 from tests.parts.listening import Listening
-from tests.parts.postgres import Postgres
 
 pytestmark = pytest.mark.system
 
@@ -46,23 +39,11 @@ COLUMNS = (
 
 @pytest.fixture(scope="module")
 def stack():
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        server = Postgres(Path(folder) / "pg")
-        server.start()
-        os.environ["SG_TEST_PG"] = server.password
-        config = PostgresConfig(
-            listen=Address(),
-            upstream=Address(port=server.port),
-            upstream_tls=TlsClient(mode="disable"),
-            database=server.database,
-            catalog=CatalogAccess(user=server.user, password=SecretRef(env="SG_TEST_PG")),
-            columns=COLUMNS,
-            catalog_masking=True,
-        )
-        with Listening(config, lambda: software_keys(Path(folder))) as proxy:
-            yield server, server.dsn().replace(f"port={server.port}", f"port={proxy.port}")
-        server.stop()
+    with (
+        database(COLUMNS, catalog_masking=True) as made,
+        Listening(made.config, lambda: software_keys(made.folder)) as proxy,
+    ):
+        yield made.server, made.through(proxy.port)
 
 
 @pytest.fixture

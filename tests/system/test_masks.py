@@ -1,24 +1,17 @@
 """Three roles read one table: one in full, one masked, one nothing; by every protocol and format.
 And what a value that does not open becomes, and how long padded values are."""
 
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from proxy.config.model import (
-    Address,
-    CatalogAccess,
     ColumnConfig,
     PolicyRule,
-    PostgresConfig,
-    SecretRef,
-    TlsClient,
 )
+from tests.parts.database import database
 from tests.parts.keyring import software_keys
 from tests.parts.listening import Listening
 from tests.parts.postgres import Postgres
@@ -63,32 +56,21 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        server = Postgres(Path(folder) / "pg")
-        server.start()
-        os.environ["SG_TEST_PG"] = server.password
-        config = PostgresConfig(
-            listen=Address(),
-            upstream=Address(port=server.port),
-            upstream_tls=TlsClient(mode="disable"),
-            database=server.database,
-            catalog=CatalogAccess(user=server.user, password=SecretRef(env="SG_TEST_PG")),
-            columns=COLUMNS,
-        )
-        with Listening(config, lambda: software_keys(Path(folder), policy=RULES)) as proxy:
-            found = Place(server, proxy.port)
-            with found.connect("app") as c:
-                c.execute("CREATE TABLE people (id int, email text, card varchar(19), age int4)")
-                c.execute(
-                    "INSERT INTO people VALUES (1, 'ada@example.org', '4111111111111111', 36),"
-                    " (2, NULL, NULL, NULL), (3, 'bob@example.org', '1', 5)"
-                )
-                for role in ("clerk", "guest"):
-                    c.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{server.password}'")
-                    c.execute(f"GRANT SELECT, INSERT, UPDATE ON people TO {role}")
-            yield found
-        server.stop()
+    with (
+        database(COLUMNS) as made,
+        Listening(made.config, lambda: software_keys(made.folder, policy=RULES)) as proxy,
+    ):
+        found = Place(made.server, proxy.port)
+        with found.connect("app") as c:
+            c.execute("CREATE TABLE people (id int, email text, card varchar(19), age int4)")
+            c.execute(
+                "INSERT INTO people VALUES (1, 'ada@example.org', '4111111111111111', 36),"
+                " (2, NULL, NULL, NULL), (3, 'bob@example.org', '1', 5)"
+            )
+            for role in ("clerk", "guest"):
+                c.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{made.server.password}'")
+                c.execute(f"GRANT SELECT, INSERT, UPDATE ON people TO {role}")
+        yield found
 
 
 SQL = "SELECT email, card, age FROM people WHERE id <= 2 ORDER BY id"

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import psycopg
@@ -24,16 +23,11 @@ from sqlalchemy import (
 )
 
 from proxy.config.model import (
-    Address,
-    CatalogAccess,
     ColumnConfig,
-    PostgresConfig,
-    SecretRef,
-    TlsClient,
 )
+from tests.parts.database import database
 from tests.parts.keyring import software_keys
 from tests.parts.listening import Listening
-from tests.parts.postgres import Postgres
 
 pytestmark = pytest.mark.system
 
@@ -53,23 +47,11 @@ COLUMNS = (
 
 @pytest.fixture(scope="module")
 def stack():
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        server = Postgres(Path(folder) / "pg")
-        server.start()
-        os.environ["SG_TEST_PG"] = server.password
-        config = PostgresConfig(
-            listen=Address(),
-            upstream=Address(port=server.port),
-            upstream_tls=TlsClient(mode="disable"),
-            database=server.database,
-            catalog=CatalogAccess(user=server.user, password=SecretRef(env="SG_TEST_PG")),
-            columns=COLUMNS,
-            catalog_masking=True,
-        )
-        with Listening(config, lambda: software_keys(Path(folder))) as proxy:
-            yield server, proxy
-        server.stop()
+    with (
+        database(COLUMNS, catalog_masking=True) as made,
+        Listening(made.config, lambda: software_keys(made.folder)) as proxy,
+    ):
+        yield made.server, proxy
 
 
 # ---- Django --------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ and nothing of it reaches the server.
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +14,12 @@ import pytest
 from psycopg import pq
 
 from proxy.config.model import (
-    Address,
-    CatalogAccess,
     ColumnConfig,
-    PostgresConfig,
     PostgresLimits,
-    SecretRef,
-    TlsClient,
 )
 from tests.differential.wire import Outcome, Side, state_of
 from tests.parts.apart import Apart
+from tests.parts.database import tapped_database
 from tests.parts.postgres import Postgres
 from tests.parts.tap import Tap
 
@@ -47,27 +42,16 @@ class Stand:
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        server = Postgres(Path(folder) / "pg")
-        server.start()
-        os.environ["SG_TEST_PG"] = server.password
-        with Tap("127.0.0.1", server.port) as tap:
-            config = PostgresConfig(
-                listen=Address(),
-                upstream=Address(port=tap.port),
-                upstream_tls=TlsClient(mode="disable"),
-                database=server.database,
-                catalog=CatalogAccess(user=server.user, password=SecretRef(env="SG_TEST_PG")),
-                limits=PostgresLimits(max_statements_per_session=50),
-                columns=tuple(
-                    ColumnConfig(column=c, type=t, ring="app", equality=True, domain=f"d.{t}")
-                    for c, t in COLUMNS.items()
-                ),
-            )
-            with Apart(config, Path(folder)) as proxy:
-                yield Stand(server, proxy, tap)
-        server.stop()
+    columns = tuple(
+        ColumnConfig(column=c, type=t, ring="app", equality=True, domain=f"d.{t}")
+        for c, t in COLUMNS.items()
+    )
+    limits = PostgresLimits(max_statements_per_session=50)
+    with (
+        tapped_database(columns, limits=limits) as (made, tap),
+        Apart(made.config, made.folder) as proxy,
+    ):
+        yield Stand(made.server, proxy, tap)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import os
 import subprocess
-import tempfile
-from pathlib import Path
 
 import asyncpg
 import psycopg
@@ -12,17 +10,11 @@ from sqlalchemy import Integer, Text, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from proxy.config.model import (
-    Address,
-    CatalogAccess,
     ColumnConfig,
-    PostgresConfig,
-    SecretRef,
-    TlsClient,
 )
+from tests.parts.database import tapped_database
 from tests.parts.keyring import software_keys
 from tests.parts.listening import Listening
-from tests.parts.postgres import Postgres
-from tests.parts.tap import Tap
 
 pytestmark = pytest.mark.system
 CANARY = "canary-7f3a@example.org"
@@ -40,27 +32,12 @@ class Person(Base):
 
 @pytest.fixture(scope="module")
 def stack():
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        server = Postgres(Path(folder) / "pg")
-        server.start()
-        os.environ["SG_TEST_PG"] = server.password
-        with Tap("127.0.0.1", server.port) as tap:
-            config = PostgresConfig(
-                listen=Address(),
-                upstream=Address(port=tap.port),
-                upstream_tls=TlsClient(mode="disable"),
-                database=server.database,
-                catalog=CatalogAccess(user=server.user, password=SecretRef(env="SG_TEST_PG")),
-                columns=(
-                    ColumnConfig(
-                        column="public.users.email", type="text", ring="app", equality=True
-                    ),
-                ),
-            )
-            with Listening(config, lambda: software_keys(Path(folder))) as proxy:
-                yield server, proxy, tap
-        server.stop()
+    column = ColumnConfig(column="public.users.email", type="text", ring="app", equality=True)
+    with (
+        tapped_database((column,)) as (made, tap),
+        Listening(made.config, lambda: software_keys(made.folder)) as proxy,
+    ):
+        yield made.server, proxy, tap
 
 
 @pytest.fixture(scope="module")
