@@ -108,9 +108,9 @@ def hidden_line(prompt: str) -> bytearray:
     quiet = [*before]
     quiet[3] &= ~termios.ECHO
     line = bytearray(_MAX_LINE)
-    print(prompt, end=" ", file=sys.stderr, flush=True)
     try:
         termios.tcsetattr(terminal, termios.TCSAFLUSH, quiet)
+        print(prompt, end=" ", file=sys.stderr, flush=True)  # now: the flush drops what is there
         size = os.readv(terminal, [line])
     finally:
         termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
