@@ -20,7 +20,7 @@ def enrol(folder: Path, *lines: str) -> tuple[int, str]:
         [sys.executable, "-m", "proxy.cli.main", "ceremony", "enrol", "ada", "--key", "ada.key",
          "-o", "ada.json"],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
     ) as running:  # fmt: skip
         assert running.stderr is not None
         said = b""
