@@ -1,15 +1,16 @@
 """The gateway is killed (-9) at random points of what it does, started again, and held to its word.
 
-Every round prepares uploads through an instance that lives, measures once how long a burst of PUT,
-Complete, CopyObject and UploadPartCopy takes undisturbed, and then kills the instance that serves such
-a burst at a random moment of that time. Afterwards each object has to be exactly what was
-acknowledged, or what was asked for and not acknowledged; nothing in between. The seed is kept;
-SEED=n takes another, SEED=0 a new one.
+Every round prepares uploads through an instance that lives, and kills the one that serves a burst of
+PUT, Complete, CopyObject and UploadPartCopy a moment after a random number of them was acknowledged: by
+progress, since a fast machine and a slow one need other times. Afterwards each object has to be exactly
+what was acknowledged, or what was asked for and not acknowledged; nothing in between. The seed is
+kept; SEED=n takes another, SEED=0 a new one.
 """
 
 import os
 import random
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -86,6 +87,12 @@ class Burst:
             tail = chance.randrange(1, 60_000)  # stashed until Complete
             self.uploads.append(self._upload(live, f"multipart-{n}", tail))
         self.acknowledged: Counter[str] = Counter()
+        self._progress = threading.Condition()
+
+    def wait_for(self, count: int) -> None:
+        """Returns when so many requests were acknowledged."""
+        with self._progress:
+            assert self._progress.wait_for(lambda: self.acknowledged.total() >= count, 60)
 
     def body(self, size: int) -> bytes:
         return self.chance.randbytes(min(size, 4096)) * (size // 4096 + 1)
@@ -107,7 +114,9 @@ class Burst:
 
         def do(kind: str, key: str, body: bytes, call: Callable[[], object]) -> None:
             if self.objects.setdefault(key, Object()).attempt(body, call):
-                self.acknowledged[kind] += 1
+                with self._progress:
+                    self.acknowledged[kind] += 1
+                    self._progress.notify_all()
 
         def part_copy(key: str) -> None:
             place = {"Bucket": BUCKET, "Key": key}
@@ -167,7 +176,6 @@ def test_whatever_moment_the_gateway_dies_objects_are_whole_or_as_before(
     assert objects["source"].attempt(
         content, lambda: live.put_object(Bucket=BUCKET, Key="source", Body=content)
     )
-    undisturbed = 0.0
     acknowledged: Counter[str] = Counter()
     cut = 0
     for number in range(ROUNDS):
@@ -175,14 +183,13 @@ def test_whatever_moment_the_gateway_dies_objects_are_whole_or_as_before(
         work = burst.work(s3_of(one))
         chance.shuffle(work)
         with ThreadPoolExecutor(len(work)) as pool:
-            start = time.perf_counter()
             for each in work:
                 pool.submit(each)
             if number:
-                time.sleep(chance.uniform(0, undisturbed))
+                burst.wait_for(chance.randrange(len(work) - 1))
+                time.sleep(chance.uniform(0, 0.003))
                 kill(one)
         if not number:
-            undisturbed = time.perf_counter() - start
             assert burst.acknowledged.total() == len(work)
             continue
         acknowledged += burst.acknowledged
