@@ -1,7 +1,8 @@
 """One client connection and its server connection: sockets around the sans-I/O session.
 
-I/O module. Two thin protocol classes per connection; what comes before the session is
-`entrance.py`, all decisions of the session are in `session.py`. One write per batch of messages.
+I/O module. Two thin protocol classes per connection (the other is in `server_leg.py`); what comes
+before the session is `entrance.py`, all decisions of the session are in `session.py`. One write
+per batch of messages.
 Back-pressure: a side is not read while the other side's write buffer is above its high-water mark,
 or while the session waits for something, so memory per connection is bounded. A uvloop transport
 may deliver bytes right after `pause_reading` (facts: performance.md C 3); bytes that come early are
@@ -24,6 +25,7 @@ from proxy.postgres import sqlstate
 from proxy.postgres.entrance import enter
 from proxy.postgres.inbox import Inbox
 from proxy.postgres.messages import Malformed, error_response
+from proxy.postgres.server_leg import HIGH_WATER_BYTES, ServerLeg
 from proxy.postgres.session import Session
 from proxy.postgres.startup import NoPacket
 from proxy.postgres.timeouts import CANCEL, Timeouts
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-HIGH_WATER_BYTES = 256 * 1024
 PAUSED_BUFFER_BYTES = 256 * 1024  # client bytes kept while the session waits
 FROM_CLIENT, TO_CLIENT, FROM_SERVER = range(3)  # places in `PostgresListener.traffic`
 
@@ -48,36 +49,6 @@ def _socket(transport: asyncio.Transport) -> int:
     if below is None or transport.get_extra_info("ssl_object") is not None:
         return -1
     return int(below.fileno())
-
-
-class ServerLeg(asyncio.Protocol):
-    """The connection to PostgreSQL. `inbox` holds what comes before there is a session."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.transport: asyncio.Transport | None = None
-        self.inbox = Inbox()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-
-    def data_received(self, data: bytes) -> None:
-        self._connection.early_from_server(self, data)
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.server_lost(self)
-
-    def pause_writing(self) -> None:
-        self._connection.server_writable = False
-        self._connection.adjust_reading()
-
-    def resume_writing(self) -> None:
-        self._connection.server_writable = True
-        self._connection.adjust_reading()
 
 
 class Connection(asyncio.Protocol):
