@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 PAUSED_BUFFER_BYTES = 256 * 1024  # client bytes kept while the session waits
+LINGER_SECONDS = 10.0  # for a client to read how its connection ended
 FROM_CLIENT, TO_CLIENT, FROM_SERVER = range(3)  # places in `PostgresListener.traffic`
 
 
@@ -432,8 +433,17 @@ class Connection(asyncio.Protocol):
         self._cancel_task()
         if self.server is not None and self.server.transport is not None:
             self.server.transport.close()
-        if self.transport is not None:
-            self.transport.close() if quietly else self.transport.abort()
+        if self.transport is None:
+            return
+        if not quietly:
+            self.transport.abort()
+            return
+        self.transport.close()
+        if self in self.listener.connections and self.transport.get_write_buffer_size():
+            # closed when it is read, which a client may put off for ever
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def shut_down(self) -> None:
         """Ends an idle or busy connection as PostgreSQL's own fast shutdown does."""

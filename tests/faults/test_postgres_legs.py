@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from proxy.config.model import PostgresLimits, PostgresTls, TlsClient
+from proxy.postgres import connection
 from tests.parts.certificates import Certificates
 from tests.parts.front import config, connect, open_folder
 from tests.parts.listening import Listening
@@ -265,6 +266,35 @@ def test_client_that_never_reads_is_not_served_into_memory(postgres, certs, tls)
         while running.listener.connections:
             assert time.monotonic() < end, "its server's connection is given up, too"
             time.sleep(0.02)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+def test_client_that_never_reads_its_end_is_not_kept_for_it(postgres, certs, monkeypatch, tls):
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.3)
+    cert, key = certs.server(label="front")
+    front = PostgresTls(cert_file=str(cert), key_file=str(key)) if tls else None
+    with Listening(config(postgres, tls=front)) as running:
+        c = connect(
+            postgres,
+            running.port,
+            sslmode="require" if tls else "disable",
+            channel_binding="disable",
+        )
+        c.pgconn.nonblocking = 1
+        c.pgconn.send_query(b"SELECT repeat('x', 100000) FROM generate_series(1, 5000)")
+        while c.pgconn.flush():
+            time.sleep(0.01)
+        (held,) = running.listener.connections
+        end = time.monotonic() + 8
+        while held.client_writable:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        running._loop.call_soon_threadsafe(held.shut_down)
+        end = time.monotonic() + 8
+        while running.listener.connections:
+            assert time.monotonic() < end, "it is kept until the client reads"
+            time.sleep(0.05)
+        c.close()
 
 
 @pytest.mark.parametrize(
