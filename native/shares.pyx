@@ -2,7 +2,8 @@
 # Shamir's secret sharing of a 256-bit key as SLIP-0039 specifies it: the encrypted master secret,
 # shares over GF(256) with Rijndael's polynomial, the digest share, the RS1024 checksum, and the
 # words of a share. Secrets stay in the arena; what leaves it is words, in a bytearray that its
-# owner wipes. Arithmetic on secrets has no branch and no index that depends on them.
+# owner wipes. Arithmetic on secrets and look-ups of words have no branch and no index that depends
+# on them; how many letters a word has shows in the text anyway.
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 

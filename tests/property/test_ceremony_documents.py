@@ -18,6 +18,7 @@ from proxy.keys.ceremony import (
     custodian,
     documents,
     exchange,
+    shares,
 )
 from proxy.keys.ceremony.acceptance import Authority, accept_bundle
 from proxy.keys.ceremony.approvals import Signed
@@ -178,6 +179,13 @@ def test_an_enrolment_under_a_key_one_does_not_have_is_refused() -> None:
     raw["custodian"]["sign"] = SIGNERS["b"].public[0].hex()
     with pytest.raises(SealgateError, match="own key"):
         custodian.parse_enrolment(json.dumps(raw).encode())
+
+
+def test_no_share_is_sealed_to_a_point_of_small_order() -> None:
+    people = [replace(ROSTER.custodians[0], seal=bytes(32)), *ROSTER.custodians[1:]]
+    roster = custodian.make_roster("Example AG", 2, people)
+    with pytest.raises(approvals.Refused, match="sealed to the key of a"):
+        shares.split(native.key_random(), bytes(16), roster, NOW)
 
 
 def test_cloud_formats_are_read_as_they_were_written() -> None:

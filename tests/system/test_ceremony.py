@@ -91,6 +91,22 @@ def test_fewer_rights_can_be_granted(held: Ceremony) -> None:
         assert token.module.public(token.handle, root, tokens.DECRYPT) == b"\1"
 
 
+def test_a_key_that_may_only_encrypt_proves_itself_as_well(held: Ceremony) -> None:
+    request = held.approve(held.request(), *FIRST_THREE)
+    raw = acts.export(
+        request, held.source, held.at_source, held.now, key_label="master", issuer="Bank",
+        operations=("encrypt",),
+    )  # fmt: skip
+    bundle = held.approve(raw, *FIRST_THREE)
+    refuses_import(held, altered(bundle, held, issuer="Mallory"), "prove itself")
+    refuses_import(held, altered(bundle, held, proof=bytes(16)), "prove itself")
+    held.import_(bundle)
+    with session(held.target) as token:
+        root = token.master("sealgate-root")
+        assert token.module.public(token.handle, root, tokens.ENCRYPT) == b"\1"
+        assert token.module.public(token.handle, root, tokens.DECRYPT) == b"\0"
+
+
 # -- cheating with the request -------------------------------------------------------------------
 
 

@@ -168,8 +168,10 @@ def _prove(token: tokens.TokenSession, key: int, bundle: Bundle) -> None:
     """The check value, and the key's own word on the whole bundle."""
     if "encrypt" in bundle.operations and token.check_value(key) != bundle.check_value:
         raise IntegrityError("the key that was unwrapped has another check value")
-    if "decrypt" in bundle.operations:
-        token.check_proof(key, bundle.proof_iv, bundle.proof, bundle.statement())
+    token.check_proof(
+        key, bundle.proof_iv, bundle.proof, bundle.statement(),
+        decrypts="decrypt" in bundle.operations,
+    )  # fmt: skip
 
 
 def _note(audit: Sink | None, event: str, ceremony: bytes, detail: str) -> None:

@@ -205,7 +205,10 @@ def word_table() -> bytes:
 
 
 def _seal(part: KeyHandle, share: SealedShare, recipient: bytes) -> SealedShare:
-    enc, sealed = native.hpke_seal(recipient, _INFO, share.aad, part)
+    try:
+        enc, sealed = native.hpke_seal(recipient, _INFO, share.aad, part)
+    except native.OpenFailed:  # a point of small order: anybody could open what is sealed to it
+        raise Refused(f"nothing can be sealed to the key of {share.custodian}") from None
     return replace(share, enc=enc, sealed=sealed)
 
 

@@ -137,12 +137,20 @@ class TokenSession:
         iv = secrets.token_bytes(12)
         return iv, self.module.gcm_encrypt(self.handle, key, iv, b"", statement)
 
-    def check_proof(self, key: int, iv: bytes, tag: bytes, statement: bytes) -> None:
-        """IntegrityError unless the key is the one that made the proof."""
+    def check_proof(
+        self, key: int, iv: bytes, tag: bytes, statement: bytes, *, decrypts: bool = True
+    ) -> None:
+        """IntegrityError unless the key is the one that made the proof. A key that does not decrypt
+        makes it once more."""
         try:
-            self.module.gcm_decrypt(self.handle, key, iv, tag, statement)
-        except Pkcs11Error as error:
+            if decrypts:
+                self.module.gcm_decrypt(self.handle, key, iv, tag, statement)
+                return
+            again = self.module.gcm_encrypt(self.handle, key, iv, b"", statement)
+        except (Pkcs11Error, ValueError) as error:
             raise IntegrityError(f"the key does not prove itself: {error}") from None
+        if not native.ct_equal(again, tag):
+            raise IntegrityError("the key does not prove itself")
 
     def import_key(self, secret: KeyHandle, label: str, key_id: bytes) -> None:
         """A root key from the arena into the token: sensitive, never extractable from now on.
