@@ -65,6 +65,7 @@ def verify(
     it works anywhere. A log that is whole in itself may still be an old copy: --against tells.
     """
     from proxy.audit.verify import Verifier
+    from proxy.keys.stores.file import write_atomically
 
     place = _place(config, directory)
     if not place.is_dir():
@@ -80,7 +81,8 @@ def verify(
     else:
         report = asyncio.run(_with_root(_config(config), place, seen, since))
     if save is not None and not report.findings:
-        save.write_text(json.dumps({"format": "sealgate-audit-seen/1", "heads": report.heads}))
+        seen = {"format": "sealgate-audit-seen/1", "heads": report.heads}
+        write_atomically(save, json.dumps(seen).encode())  # it may be the file of --against
     _show(report, as_json)
     if report.findings or (strict and report.notes):
         raise typer.Exit(EXIT_MANIPULATED)

@@ -128,6 +128,7 @@ def request(
     ),
 ) -> None:
     """At the target: make a wrapping key in the token and ask for a master key."""
+    from proxy.cli.acts import in_ceremony
     from proxy.keys.ceremony import acts
 
     absent(out)
@@ -136,14 +137,21 @@ def request(
         if public_key is None:
             raise ConfigError("--cloud needs --public-key")
         spki, algorithms = _cloud_key(public_key), _cloud_algorithms(cloud, algorithm)
-        made = acts.request_for_cloud(
-            spki, cloud, _state(state), now, algorithms=algorithms, lifetime=lifetime
-        )
+        made = in_ceremony(
+            placed.config, "ceremony request", cloud,
+            lambda audit: acts.request_for_cloud(
+                spki, cloud, _state(state), now, algorithms=algorithms, lifetime=lifetime,
+                audit=audit,
+            ),
+        )  # fmt: skip
     else:
         place = token_place(placed)
-        made = acts.request(
-            place, _state(state), now, operations=_operations(operation), bits=bits,
-            lifetime=lifetime,
+        made = in_ceremony(
+            placed.config, "ceremony request", place.label,
+            lambda audit: acts.request(
+                place, _state(state), now, operations=_operations(operation), bits=bits,
+                lifetime=lifetime, audit=audit,
+            ),
         )  # fmt: skip
     write_new(out, made)
     _show(made)
@@ -194,12 +202,18 @@ def export(
     days: int = typer.Option(7, "--days", min=1, max=365, help="How long the bundle is good."),
 ) -> None:
     """At the source: wrap the master key for the target of an approved request."""
+    from proxy.cli.acts import in_ceremony
     from proxy.keys.ceremony import acts
 
-    made = acts.export(
-        read_file(request), token_place(placed), _state(state),
-        int(time.time()), key_label=key_label, issuer=issuer,
-        operations=_operations(operation) if operation else None, lifetime=days * 86400,
+    place = token_place(placed)
+    made = in_ceremony(
+        placed.config, "ceremony export", f"{key_label} by {request}",
+        lambda audit: acts.export(
+            read_file(request), place, _state(state), int(time.time()), key_label=key_label,
+            issuer=issuer, operations=_operations(operation) if operation else None,
+            lifetime=days * 86400, audit=audit,
+        ),
+        root=True,
     )  # fmt: skip
     write_new(out, made)
     _show(made)
@@ -214,14 +228,19 @@ def import_(
     key_label: KeyLabel = "sealgate-root",
 ) -> None:
     """At the target: check everything, and make the key a root key of the token."""
+    from proxy.cli.acts import in_ceremony
     from proxy.keys.ceremony import acts
 
     place = token_place(placed)
     done = _exists(
-        lambda: acts.import_(
-            read_file(bundle), place, _state(state), int(time.time()), key_label=key_label
+        lambda: in_ceremony(
+            placed.config, "ceremony import", f"{key_label} by {bundle}",
+            lambda audit: acts.import_(
+                read_file(bundle), place, _state(state), int(time.time()), key_label=key_label,
+                audit=audit,
+            ),
         )
-    )
+    )  # fmt: skip
     typer.echo(
         f"imported as {key_label}: id {done.key_id.hex()}, check value {done.check_value.hex()}, "
         f"may {' and '.join(done.operations)}"

@@ -223,3 +223,51 @@ def test_a_custodian_in_a_token_and_a_wrong_passphrase(desk: Desk) -> None:
     said = desk.ceremony("approve", "request.json", "--name", "ada", "--roster", "roster.json",
                          *wrong, "--yes", status=5)  # fmt: skip
     assert "wrong passphrase" in said
+
+
+def test_a_ceremony_stands_in_the_audit_log_of_the_configuration(desk: Desk) -> None:
+    def audited(name: str, label: str, key_label: str) -> str:
+        path = desk.folder / desk.config(name, label, key_label, f"{name}.rings")
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps(document | {"audit": {"path": f"{name}.audit"}}))
+        return name
+
+    def told(name: str) -> list[str]:
+        files = (desk.folder / f"{name}.audit").glob("*.jsonl")
+        lines = [json.loads(line) for file in files for line in file.open()]
+        assert "whole" in desk.run("audit", "verify", "-c", name, "--strict")
+        lines.sort(key=lambda line: line["t"])
+        return [x["e"] for x in lines if x["e"].startswith(("ceremony.", "admin.", "root."))]
+
+    source, target = audited("source.yaml", "onpremise", "master"), audited(
+        "target.yaml", "cloud", "sealgate-root"
+    )  # fmt: skip
+    desk.ceremony("enrol", "ada", *desk.key("ada"), "-o", "ada.json")
+    fingerprint = re.search(r"[0-9a-f]{64}", desk.ceremony(
+        "roster", "ada.json", "-m", "1", "--customer", "Example AG", "-o", "roster.json"
+    ))  # fmt: skip
+    assert fingerprint is not None
+    for side in ("source", "target"):
+        desk.ceremony("trust", "roster.json", "--fingerprint", fingerprint[0], "--state", side)
+    desk.ceremony("master", "-c", source, "--key-label", "master")
+
+    # The target has no root: what is done there stands in the structured log only.
+    request = ("request", "--state", "target", "-c", target, "--bits", "2048", "-o")
+    desk.ceremony(*request, "request.json")
+    assert not (desk.folder / "target.yaml.audit").exists()
+    desk.approve("request.json", "ada")
+    export = ("export", "request.json", "--state", "source", "-c", source, "--key-label", "master",
+              "--issuer", "Bank", "-o", "bundle.json")  # fmt: skip
+    # The source has no audit ring, and `refuse` is the default: nothing is exported.
+    assert "ring store source.yaml.rings is not there" in desk.ceremony(*export, status=5)
+    assert not (desk.folder / "bundle.json").exists()
+    desk.run("keys", "init", "-c", source)
+    desk.ceremony(*export)
+    begun = ["admin.begin", "admin.end"]
+    assert told(source) == [*begun, "admin.begin", "ceremony.export", "admin.end"]
+    desk.approve("bundle.json", "ada")
+    desk.ceremony("import", "bundle.json", "--state", "target", "-c", target)
+    # Now it has one, and its log begins.
+    assert "was there" in desk.run("keys", "init", "-c", target)
+    desk.ceremony(*request, "another.json")
+    assert told(target) == [*begun, "admin.begin", "ceremony.request", "admin.end"]
