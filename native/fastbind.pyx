@@ -118,15 +118,8 @@ cdef class FastBind:
         cdef Py_ssize_t size, j
         cdef ColumnCodec codec = <ColumnCodec>self.codecs[i]
         if param.kind == _FAST_TEXT:
-            for j in range(n):
-                if p[j] == 0:
-                    return 0
-                if p[j] >= 128:
-                    try:
-                        (<const char*>p)[:n].decode("utf-8")
-                    except UnicodeDecodeError:
-                        return 0
-                    break
+            if not _utf8(p, n):
+                return 0
         elif format == 1:
             if param.width and n != param.width:
                 return 0

@@ -2,7 +2,7 @@
 
 import struct
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy import native
@@ -60,6 +60,7 @@ def _plain(use: Use, name: str, value: bytes | None) -> bytes | None:
     st.sampled_from([(), (0,), (1,), (0, 1, 0), (1, 1, 0)]),
     st.sampled_from([(), (0,), (1,)]),
 )
+@example(targets=[(1, Use.STORE, "text")], values=[None, b"\xc2\x80\0", None], formats=(), results=())
 def test_native_and_python_bind_the_same(
     targets: list[tuple[int, Use, str]],
     values: list[bytes | None],
