@@ -8,7 +8,9 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -23,9 +25,25 @@ _BATCH_LINES = 500
 _BATCH_BYTES = 1 << 20
 _IDLE_SECONDS = 1.0
 _MAX_BACKOFF_SECONDS = 30.0
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+_WRITER = re.compile(r"[0-9a-f]{32}")
+_EVENT = re.compile(r"[a-z.]{1,64}")  # also of a later release
 
 Batch = list[tuple[Entry, bytes]]
 log = structlog.get_logger("audit")
+
+
+def _sound(entry: Entry, line: bytes) -> bool:
+    """Whether it has the form that is ours. What has not was altered, which is for `verify` to tell: no
+    place could take it, and one such line must not keep all after it from getting there."""
+    forms = ((_TIME, entry.time), (_WRITER, entry.writer), (_EVENT, entry.event))
+    if not all(form.fullmatch(text) for form, text in forms):
+        return False
+    try:
+        datetime.fromisoformat(entry.time)
+    except ValueError:
+        return False
+    return entry.n < 1 << 63 and line.isascii()
 
 
 class Place(Protocol):
@@ -105,7 +123,7 @@ class Forwarder:
                         room -= len(line)
                         moved[name] = at
                         entry = chain.parse(line[:-1])
-                        if entry is not None:  # else it is for `verify` to tell
+                        if entry is not None and _sound(entry, line):
                             batch.append((entry, line[:-1]))
             except FileNotFoundError:
                 continue  # taken away meanwhile

@@ -47,6 +47,35 @@ def _add(folder: Path, text: bytes) -> None:
         file.write(text)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("t", "yesterday"),
+        ("t", "2026-99-99T00:00:00.000000Z"),
+        ("t", "2026-11-24T15:00:00.000000Z \n<0>1 - root"),
+        ("w", "\0" * 32),
+        ("e", "a\nb"),
+        ("e", "\ud800"),
+        ("n", 1 << 64),
+    ],
+)
+async def test_an_altered_line_that_no_place_takes_holds_nothing_up(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    log, place = Log(tmp_path, 1, Clock()), Somewhere()
+    log.say(1)
+    before = written(tmp_path)
+    line = json.loads(before[-1])
+    _add(tmp_path, json.dumps(line | {field: value}, separators=(",", ":")).encode() + b"\n")
+    log.say(2)
+    forwarder = Forwarder(tmp_path, "place", place.make)
+    while await forwarder.step():
+        pass
+    assert place.lines == [*before, written(tmp_path)[-1]]
+    assert lag() == 0
+    await log.stop("done")
+
+
 def lag() -> float:
     return metrics.audit_sink_lag_bytes.labels("place")._value.get()  # type: ignore[no-any-return]
 
